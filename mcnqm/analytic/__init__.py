@@ -1,0 +1,28 @@
+"""What can be derived on paper: exact risk, steady states, bounds and first passage of linear optimizers.
+
+Nothing here simulates, and nothing here knows the simulation; each is the other's check.
+``docs/analytic.md`` derives.
+"""
+
+from mcnqm.analytic.bounds import bayes_bound, information_bound, theorem1
+from mcnqm.analytic.diffusion import sde_risk
+from mcnqm.analytic.noise_scales import greedy_lr, noise_scale
+from mcnqm.analytic.passage import steps_to_target
+from mcnqm.analytic.stability import convergence_rate, largest_stable_lr
+from mcnqm.analytic.steady import steady_state
+from mcnqm.analytic.transient import moments, risk
+
+__all__ = [
+    "bayes_bound",
+    "convergence_rate",
+    "greedy_lr",
+    "information_bound",
+    "largest_stable_lr",
+    "moments",
+    "noise_scale",
+    "risk",
+    "sde_risk",
+    "steady_state",
+    "steps_to_target",
+    "theorem1",
+]

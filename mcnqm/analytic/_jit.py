@@ -1,0 +1,21 @@
+"""The one place that says how the analytic kernels are compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numba
+
+__all__ = ["njit"]
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def njit(function: F) -> F:
+    """Compile with the cache on disk, IEEE division, the lock released and no licence to reorder.
+
+    Double-double arithmetic lives on the rounding errors that ``fastmath`` would optimise away. The wrapper
+    gives Numba's untyped decorator a type.
+    """
+    return cast("F", numba.njit(cache=True, error_model="numpy", nogil=True)(function))

@@ -1,0 +1,152 @@
+r"""Every linear optimizer as one map per coordinate: :math:`s' = A s + b\, \alpha' \sqrt{c/B}\, z`.
+
+The state is made dimensionless by measuring the buffer in steps: with :math:`\alpha' = \alpha h^{-p}` and
+:math:`u = \alpha' h`, the state is :math:`(\theta, \alpha' m)` and `A` depends on u and β alone:
+
+============  ==========================  ==============================================  ===================
+optimizer     state                       A                                               b
+============  ==========================  ==============================================  ===================
+SGD           θ                           ``1-u``                                         ``-1``
+heavy ball    (θ, α'm)                    ``[[1-u, -β], [u, β]]``                         ``(-1, 1)``
+Nesterov      (θ, α'm)                    ``[[1-(1+β)u, -β²], [u, β]]``                   ``(-(1+β), 1)``
+averaged      (…, θ̄)                      ``[[A, 0], [(1-γ) A₀, γ]]``, A₀ the row of θ    ``(b, (1-γ) b₀)``
+============  ==========================  ==============================================  ===================
+
+Averaging wraps any of the others. Entries are double-doubles: u is the exact product of the doubles α and h
+where p is 0 or 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcnqm.analytic._doubledouble import DoubleDouble, add, double, multiply, power, subtract
+from mcnqm.analytic._ladder import StepMap, Weights
+from mcnqm.domains import unit_interval
+from mcnqm.errors import ParameterError
+from mcnqm.optimizers import SGD
+from mcnqm.problem import NoisyQuadratic
+from mcnqm.settings import Settings, settings_of
+
+__all__ = ["MAX_STEPS", "LinearMap", "linear_map", "linear_settings", "maps_of"]
+
+Array = NDArray[np.float64]
+
+MAX_STEPS = 2**53
+"""Beyond, a step count is no longer a double, and 106 bits no longer give 15 digits."""
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """One setting's map on every entry of a problem.
+
+    Attributes
+    ----------
+    step : StepMap
+        A, b and the start.
+    readout : int
+        Which state the risk is of: θ, or the average where there is one.
+    rate, rate_low : ndarray, shape (size,)
+        u = α h^(1-p), as high and low words.
+    unit : ndarray, shape (size,)
+        α' = α h^(-p): the noise is ``unit * sqrt(c/B)``, and the buffer m is its state over ``unit``.
+    """
+
+    step: StepMap
+    readout: int
+    rate: Array
+    rate_low: Array
+    unit: Array
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the last state is an average of the iterates."""
+        return self.readout > 0
+
+    def weights(self, problem: NoisyQuadratic) -> Weights:
+        """Shares of the entries in the risk at batch size 1."""
+        half = 0.5 * problem.multiplicity * problem.curvature
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            # The unit enters twice, not squared, so that neither half overflows where the product does not.
+            noise = (half * self.unit) * (self.unit * problem.noise)
+        return Weights(half * problem.initial_second_moment, noise, self.readout)
+
+
+def linear_settings(optimizer: Any, batch_size: Any, average: Any = None, **extra: Any) -> Settings:
+    """`settings_of` for linear optimizers: refuse the others, and broadcast the decay of an average."""
+    if not isinstance(optimizer, SGD):
+        raise ParameterError(
+            "optimizer", optimizer, "be linear in the gradient (mcnqm.SGD) for a closed form"
+        )
+    if average is not None:
+        unit_interval.check("average", getattr(average, "values", average))
+        extra = {"average": average, **extra}
+    return settings_of(optimizer, batch_size, **extra)
+
+
+def linear_map(problem: NoisyQuadratic, nesterov: bool, buffer: bool, values: dict[str, float]) -> LinearMap:
+    """The map of one setting; `buffer` says whether the momentum buffer is part of the state."""
+    # A rate so large that it overflows diverges; that is a result, not a reason to warn.
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        return _linear_map(problem.curvature, nesterov, buffer, values)
+
+
+def _linear_map(h: Array, nesterov: bool, buffer: bool, values: dict[str, float]) -> LinearMap:
+    lr, beta = double(values["lr"]), double(values["momentum"])
+    u = multiply(_spread(lr, h.size), power(h, 1.0 - values["precondition"]))
+    one = double(np.ones_like(h))
+    zero = double(np.zeros_like(h))
+    stay = subtract(one, u)
+    if not buffer:
+        rows, impulse = [[stay]], [_negative(one)]
+    else:
+        b = _spread(beta, h.size)
+        if nesterov:
+            lead = add(one, b)
+            rows = [[subtract(one, multiply(lead, u)), _negative(multiply(b, b))], [u, b]]
+            impulse = [_negative(lead), one]
+        else:
+            rows, impulse = [[stay, _negative(b)], [u, b]], [_negative(one), one]
+    initial = [1.0, 0.0][: len(rows)]
+    readout = 0
+    if "average" in values:
+        gamma = _spread(double(values["average"]), h.size)
+        weight = subtract(one, gamma)
+        readout = len(rows)
+        rows = [[*row, zero] for row in rows] + [[*(multiply(weight, entry) for entry in rows[0]), gamma]]
+        impulse = [*impulse, multiply(weight, impulse[0])]
+        initial = [*initial, 1.0]
+    return LinearMap(
+        StepMap(
+            np.array([[np.stack(entry) for entry in row] for row in rows]),
+            np.array([np.stack(entry) for entry in impulse]),
+            np.array(initial),
+        ),
+        readout,
+        u[0],
+        u[1],
+        values["lr"] * h ** -values["precondition"],
+    )
+
+
+def maps_of(settings: Settings) -> list[tuple[NDArray[np.int64], dict[str, float]]]:
+    """The distinct maps of a sweep: which settings share each, and its hyperparameters."""
+    names = [name for name in settings.values if name not in ("batch_size", "target")]
+    table = np.stack([settings.values[name] for name in names])
+    distinct, which = np.unique(table, axis=1, return_inverse=True)
+    return [
+        (np.flatnonzero(which.ravel() == k), dict(zip(names, map(float, distinct[:, k]), strict=True)))
+        for k in range(distinct.shape[1])
+    ]
+
+
+def _spread(value: DoubleDouble, size: int) -> DoubleDouble:
+    return np.full(size, value[0]), np.full(size, value[1])
+
+
+def _negative(value: DoubleDouble) -> DoubleDouble:
+    return -value[0], -value[1]

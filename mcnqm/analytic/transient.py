@@ -1,0 +1,205 @@
+"""Risk and moments at any step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from mcnqm.analytic._labels import LOSS, dataset, moment_attrs, selection
+from mcnqm.analytic._ladder import walk, walk_sums
+from mcnqm.analytic._maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
+from mcnqm.problem import NoisyQuadratic
+from mcnqm.record import recorded_steps
+
+__all__ = ["moments", "risk"]
+
+_BLOCK = 128  # coordinates whose ladder of 35 rungs (0.6 MB with momentum) stays in the second-level cache
+
+
+def risk(
+    problem: NoisyQuadratic,
+    optimizer: Any,
+    batch_size: Any,
+    steps: int,
+    *,
+    record: Any = None,
+    average: Any = None,
+) -> xr.Dataset:
+    r"""Exact expected loss of a linear optimizer at the recorded steps.
+
+    .. math::
+
+        E\,L(\theta_t) = \tfrac12 \sum_i n_i h_i \Big[ D_{i,t}^2\, E\,\theta_i(0)^2
+        + \alpha_i'^2 \frac{c_i}{B} \sum_{k<t} G_{i,k}^2 \Big]
+
+    with :math:`D_t = (A^t s_0)_\theta` and :math:`G_k = (A^k b)_\theta` (Zhang et al. 2019, eq. (4) and the
+    equality behind Theorem 1), multiplicity n and :math:`\alpha' = \alpha h^{-p}`.
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic
+    optimizer : SGD
+        With any momentum, Nesterov, preconditioner; arrays make a sweep.
+    batch_size : Number
+        Examples per step, at least 1; an array makes a sweep.
+    steps : int
+        Length of the run, up to 2**53.
+    record : sequence of int, optional
+        Steps at which to answer; the default is that of `mcnqm.record.recorded_steps`.
+    average : Number, optional
+        Decay γ in [0, 1) of an exponential moving average of the iterates,
+        :math:`\bar\theta_{t+1} = \gamma \bar\theta_t + (1-\gamma)\theta_{t+1}` from
+        :math:`\bar\theta_0 = \theta_0`. The risk is then that of the average, with or without momentum.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``risk`` (\*sweep, step), in units of the loss. An unstable rate grows to infinity, without a warning.
+
+    Raises
+    ------
+    ParameterError
+        If the optimizer is not linear in the gradient, or a value is out of range.
+
+    Notes
+    -----
+    Relative error below 1e-14 (measured 4e-16) against exact rational arithmetic for t up to 1000 and against
+    60-digit arithmetic for t up to 10¹², double roots and the edge of stability included. Only for a
+    preconditioner power other than 0 and 1 is ``h**(1-p)`` itself rounded, to a long double.
+    Time grows like d · (records · log₂ of their distance); batch sizes that share a map share the work.
+
+    References
+    ----------
+    G. Zhang et al., "Which algorithmic choices matter at which batch sizes?", NeurIPS 2019.
+
+    Examples
+    --------
+    >>> from mcnqm import SGD, NoisyQuadratic, analytic
+    >>> problem = NoisyQuadratic.power_law(dim=100)
+    >>> exact = analytic.risk(problem, SGD(lr=[0.1, 1.0]), batch_size=8, steps=1000, record=[0, 10, 1000])
+    >>> exact.risk.round(4).values
+    array([[2.5937, 1.6782, 0.0411],
+           [2.5937, 0.7683, 0.2053]])
+    """
+    at = recorded_steps(steps, record, limit=MAX_STEPS)
+    settings = linear_settings(optimizer, batch_size, average)
+    flat = np.empty((settings.size, at.size))
+    for members, values in maps_of(settings):
+        linear = linear_map(problem, optimizer.nesterov, values["momentum"] > 0, values)
+        bias, variance = curves(problem, linear, at)
+        flat[members] = bias + variance / settings.values["batch_size"][members, None]
+    data = xr.DataArray(settings.unflatten(flat), dims=(*settings.dims, "step"), attrs=LOSS)
+    return dataset({"risk": data}, settings, problem, optimizer, at)
+
+
+def moments(
+    problem: NoisyQuadratic,
+    optimizer: Any,
+    batch_size: Any,
+    steps: int,
+    *,
+    record: Any = None,
+    coordinates: Any = None,
+    average: Any = None,
+) -> xr.Dataset:
+    r"""Exact mean and covariance of every coordinate's parameter and momentum buffer.
+
+    Parameters
+    ----------
+    problem, optimizer, batch_size, steps, record, average
+        As in `risk`.
+    coordinates : sequence of int, optional
+        Which coordinates, counted in the expanded problem where multiplicity n makes n in a row. The default
+        is all of them.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``theta_mean``, ``theta_variance`` (\*sweep, step, coordinate), in units of the parameter and its
+        square. With momentum also ``momentum_mean``, ``momentum_variance`` and ``theta_momentum_covariance``,
+        in units of the gradient, its square, and parameter × gradient. The buffer m is torch's, a sum:
+        :math:`m' = \beta m + g`. With `average` also ``average_mean`` and ``average_variance``. The variance
+        counts the starting point's: it is that over fresh runs. What overflows under an unstable rate is
+        infinite, or NaN where its sign is lost.
+
+    Raises
+    ------
+    ParameterError
+        As `risk`, and if a coordinate does not exist.
+
+    Notes
+    -----
+    The accuracy is that of `risk`; of a mean or covariance that passes through zero, it is relative to the
+    size it oscillates with.
+
+    Examples
+    --------
+    >>> from mcnqm import SGD, NoisyQuadratic, analytic
+    >>> problem = NoisyQuadratic(curvature=[1.0, 0.1], initial_mean=2.0, initial_std=0.0)
+    >>> exact = analytic.moments(problem, SGD(lr=0.5, momentum=0.5), 4, steps=2, coordinates=[0])
+    >>> exact.theta_mean.squeeze().values
+    array([2., 1., 0.])
+    >>> exact.momentum_mean.squeeze().values
+    array([0., 2., 2.])
+    """
+    at = recorded_steps(steps, record, limit=MAX_STEPS)
+    settings = linear_settings(optimizer, batch_size, average)
+    entry = np.repeat(np.arange(problem.size), problem.multiplicity)
+    wanted = selection(problem, coordinates)
+    distinct, position = np.unique(entry[wanted], return_inverse=True)
+    part = NoisyQuadratic(
+        problem.curvature[distinct],
+        problem.noise[distinct],
+        problem.initial_mean[distinct],
+        problem.initial_std[distinct],
+    )
+    buffer = bool(np.any(settings.values["momentum"] > 0))
+    shape = (settings.size, at.size, distinct.size)
+    names = moment_attrs(buffer, average is not None)
+    found = {name: np.empty(shape) for name in names}
+    for members, values in maps_of(settings):
+        linear = linear_map(part, optimizer.nesterov, buffer, values)
+        v, S = walk(linear.step, at)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            for s in members:
+                noise = linear.unit**2 * part.noise / settings.values["batch_size"][s]
+                mean = _times(part.initial_mean, v)
+                spread = _times(part.initial_std, v)
+                covariance = spread[:, :, None] * spread[:, None, :] + _times(noise, S)
+                found["theta_mean"][s] = mean[:, 0]
+                found["theta_variance"][s] = _infinite(covariance[:, 0, 0])
+                if buffer:
+                    found["momentum_mean"][s] = mean[:, 1] / linear.unit
+                    found["momentum_variance"][s] = _infinite(covariance[:, 1, 1]) / linear.unit**2
+                    found["theta_momentum_covariance"][s] = covariance[:, 0, 1] / linear.unit
+                if average is not None:
+                    found["average_mean"][s] = mean[:, linear.readout]
+                    found["average_variance"][s] = _infinite(covariance[:, linear.readout, linear.readout])
+    data = {
+        name: xr.DataArray(
+            settings.unflatten(found[name][:, :, position]),
+            dims=(*settings.dims, "step", "coordinate"),
+            attrs=attrs,
+        )
+        for name, attrs in names.items()
+    }
+    return dataset(data, settings, problem, optimizer, at).assign_coords(
+        coordinate=("coordinate", wanted, {"long_name": "coordinate of the expanded problem"})
+    )
+
+
+def curves(problem: NoisyQuadratic, linear: LinearMap, at: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Bias and variance parts of the risk at batch size 1, shape (2, records)."""
+    return walk_sums(linear.step, at, linear.weights(problem), _BLOCK)
+
+
+def _times(weight: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
+    # What nothing drives stays at zero, even where its map overflows.
+    return np.where(weight == 0, 0.0, weight * value)
+
+
+def _infinite(variance: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.isfinite(variance), variance, np.inf)
