@@ -2,8 +2,10 @@
 
 from mcnqm._version import __version__
 from mcnqm.errors import ParameterError
-from mcnqm.optimizers import SGD, Adam, Lion, RMSProp
+from mcnqm.kernels.updates import update_rule
+from mcnqm.optimizers import SGD, Adam, Lion, RMSProp, hyperparameters
 from mcnqm.problem import NoisyQuadratic
+from mcnqm.simulate import noise, simulate
 
 __all__ = [
     "SGD",
@@ -13,4 +15,8 @@ __all__ = [
     "ParameterError",
     "RMSProp",
     "__version__",
+    "hyperparameters",
+    "noise",
+    "simulate",
+    "update_rule",
 ]

@@ -19,16 +19,18 @@ _POINTS = 256
 _ALIGN_FROM = 64
 
 
-def recorded_steps(steps: int, record: Any = None) -> NDArray[np.int64]:
+def recorded_steps(steps: int, record: Any = None, *, limit: int = MAX_STEPS) -> NDArray[np.int64]:
     """Steps at which a result is recorded, in increasing order.
 
     Parameters
     ----------
     steps : int
-        Number of completed steps at the end of the run, from 0 to 2**34.
+        Number of completed steps at the end of the run, from 0 to `limit`.
     record : sequence of int, optional
-        Wanted steps, strictly increasing, within [0, steps]. By default every step of a run of up to 256, else
-        a few hundred, equally spaced on a logarithmic axis, the start and the end among them.
+        Wanted steps, strictly increasing, within [0, steps]. By default every step of a run of up to 256,
+        else a few hundred, equally spaced on a logarithmic axis, the start and the end among them.
+    limit : int
+        Largest number of steps allowed: 2**34 for a simulation; a closed form has no such limit.
 
     Returns
     -------
@@ -47,7 +49,7 @@ def recorded_steps(steps: int, record: Any = None) -> NDArray[np.int64]:
     >>> record.size, record[-1]
     (221, np.int64(1000000))
     """
-    last = integer("steps", steps, 0, MAX_STEPS)
+    last = integer("steps", steps, 0, limit)
     if record is None:
         return _automatic(last)
     allowed = f"be integers in [0, steps={last}], strictly increasing"

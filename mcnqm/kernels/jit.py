@@ -1,0 +1,128 @@
+"""How kernels are compiled: every option in one place, and the few machine operations Python has no word for.
+
+Bit-identity is a contract of the package, so arithmetic must mean the same in a vector body, in its remainder
+loop and in a lone lane:
+
+* fused multiply-adds are written out (`fma`), never left to the compiler's choice (no ``contract``);
+* no reassociation, and NaN and infinity are honoured, since divergence is a result;
+* ``error_model="numpy"``: Python's check for division by zero would keep loops from vectorising.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic, overload
+
+__all__ = ["OPTIONS", "fma", "float_bits", "float_from_bits", "get", "inlined", "load_row", "put", "scalar", "store_row"]
+
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "fastmath": {"nsz"}, "boundscheck": False}
+"""Options of every jitted function."""
+
+inlined = functools.partial(numba.njit, forceinline=True, **OPTIONS)
+"""Decorator for the scalar arithmetic that kernels are made of: always inlined, so that loops vectorise."""
+
+scalar = inlined()
+"""``@scalar``: `inlined`, ready to use on a user's update."""
+
+
+def fma(a: float, b: float, c: float) -> float:
+    """``a * b + c`` rounded once, in float32 if all three are, else in float64.
+
+    Called from plain Python, where it is for tests and curiosity, it rounds twice.
+    """
+    return a * b + c
+
+
+@overload(fma, jit_options={"forceinline": True})
+def _overload_fma(a, b, c):
+    return lambda a, b, c: _fma(a, b, c)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    kind = types.float32 if a == b == c == types.float32 else types.float64
+    return kind(kind, kind, kind), lambda context, builder, signature, args: builder.fma(*args)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def float_bits(typingctx: Any, x: Any) -> Any:
+    """The 32 bits of a float32."""
+    return types.uint32(types.float32), lambda context, builder, signature, args: builder.bitcast(
+        args[0], ir.IntType(32)
+    )
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def float_from_bits(typingctx: Any, x: Any) -> Any:
+    """The float32 with these 32 bits."""
+    return types.float32(types.uint32), lambda context, builder, signature, args: builder.bitcast(
+        args[0], ir.FloatType()
+    )
+
+
+def _element(context: Any, builder: Any, array_type: Any, array: Any, index: Any, k: int, stride: int) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [builder.add(index, ir.Constant(index.type, k * stride))], inbounds=True)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def get(typingctx: Any, array: Any, index: Any) -> Any:
+    """``array[index]`` of a one-dimensional array, index >= 0.
+
+    Python's rule that a negative index counts from the end costs a comparison, which keeps loops over ``start + j``
+    from vectorising.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_element(context, builder, array, args[0], args[1], 0, 0))
+
+    return array.dtype(array, types.intp), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def put(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+    """``array[index] = value`` of a one-dimensional array, index >= 0."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], _element(context, builder, array, args[0], args[1], 0, 0))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, array.dtype), codegen
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def load_row(typingctx: Any, like: Any, array: Any, index: Any, stride: Any) -> Any:
+    """Read the tuple ``array[index], array[index + stride], ...``, of the type and length of `like`.
+
+    `array` is one-dimensional float64, `stride` a compile-time constant. Kernels keep all lanes' numbers in one
+    array, a fixed stride apart, so that the compiler knows that no two of them overlap and vectorises without
+    checks at run time. A NamedTuple in gives a NamedTuple out: the hyperparameters of one lane.
+    """
+    step = stride.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values = [
+            builder.load(_element(context, builder, array, args[1], args[2], k, step)) for k in range(len(like))
+        ]
+        return context.make_tuple(builder, like, values)
+
+    return like(like, array, types.intp, stride), codegen
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def store_row(typingctx: Any, values: Any, array: Any, index: Any, stride: Any) -> Any:
+    """Write a tuple of float64 to ``array[index], array[index + stride], ...``; `load_row` reads it back."""
+    step = stride.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        for k in range(len(values)):
+            value = builder.extract_value(args[0], k)
+            builder.store(value, _element(context, builder, array, args[1], args[2], k, step))
+        return context.get_dummy_value()
+
+    return types.void(values, array, types.intp, stride), codegen

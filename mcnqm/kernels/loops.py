@@ -1,0 +1,296 @@
+"""The loops: many lanes of many coordinates through many steps, in blocks that stay in cache.
+
+A *lane* is one (trajectory, setting) pair. Vectors run over one of the two, groups over the other:
+
+* by setting: a vector is up to `LANES` settings of one trajectory, all on the same noise;
+* by trajectory: a vector is up to `LANES` trajectories of one setting, each on its own noise.
+
+Both compute the same numbers for a lane, bit for bit. The numbers of a group lie in one-dimensional arrays, the
+lanes `LANES` apart (see `mcnqm.kernels.jit.load_row` for why):
+
+    params   (coordinate, field of p .. and sigma, setting)    sigma = sqrt(c / B)
+    state    (coordinate, group, theta and state variables, lane)
+    clock    (clock variable, setting)
+    coefs    (step of the block, coefficient, setting)
+    out      (record, group, kept variable, lane)
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numba.extending import overload
+
+from mcnqm.kernels.jit import OPTIONS, fma, get, load_row, put, scalar, store_row
+from mcnqm.kernels.noise import GRADIENT, INITIAL, fill_examples, fill_noise
+from mcnqm.kernels.updates import local, steps_at_once, tick, update
+
+__all__ = ["BLOCK", "BY_SETTING", "BY_TRAJECTORY", "LANES", "Shard", "advance_kernel"]
+
+LANES = 64
+"""Most lanes of one group: wide enough to fill vectors and hide latencies, small enough for the L1 cache."""
+
+BLOCK = 256
+"""Steps per block: noise and coefficients are prepared for so many at a time. A multiple of 4."""
+
+# Choices that the compiler must see are made by the length of a tuple.
+BY_SETTING = (0,)
+BY_TRAJECTORY = (0, 0)
+_ONE_STEP = (0,)
+_NEVER = np.int64(2**62)
+
+
+class Shard(NamedTuple):
+    """A block of coordinates and lanes to advance: numbers and arrays only, so that any worker can take it.
+
+    Attributes
+    ----------
+    seed : uint64
+        Key of all streams.
+    examples : int
+        0: the exact law of the averaged gradient. B > 0: draw B examples each and average.
+    settings : ndarray of float64, shape (fields + 1, LANES)
+        One column per setting: the hyperparameters in order, then the batch size.
+    n_settings : int
+        How many columns are in use.
+    trajectories, coordinates : ndarray of uint32, shape (trajectories,), (coordinates,)
+        Indices in the counters.
+    curvature, noise, mean, std, weight : ndarray of float64, shape (coordinates,)
+        h, c, law of the starting point, and what theta² counts in the loss (h / 2).
+    start, stop : int
+        Completed steps before and after.
+    record : ndarray of int64, shape (records,)
+        Steps to record, increasing; those beyond `start` up to `stop`, and step 0 of a new run.
+    keep : int
+        0: sum the loss over coordinates. k > 0: write the first k of theta and the state variables.
+    """
+
+    seed: Any
+    examples: int
+    settings: Any
+    n_settings: int
+    trajectories: Any
+    coordinates: Any
+    curvature: Any
+    noise: Any
+    mean: Any
+    std: Any
+    weight: Any
+    start: int
+    stop: int
+    record: Any
+    keep: int
+
+
+@scalar
+def _step(p, sigma, h, c, z, x, s):
+    """One noisy gradient and one update, of one lane."""
+    return update(p, c, fma(h, x, sigma * z), x, s)
+
+
+@scalar
+def _by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq):
+    """Advance `n` settings of one trajectory by ``len(q)`` steps, state in registers."""
+    row = len(like_c) * LANES
+    za, zb = np.float64(get(z, z0)), np.float64(get(z, z0 + zq))
+    zc, zd = np.float64(get(z, z0 + 2 * zq)), np.float64(get(z, z0 + 3 * zq))
+    for j in range(n):
+        p = load_row(like_p, params, p0 + j, LANES)
+        sigma = get(params, p0 + len(like_p) * LANES + j)
+        x = get(state, s0 + j)
+        s = load_row(like_s, state, s0 + LANES + j, LANES)
+        x, s = _step(p, sigma, h, load_row(like_c, coefs, c0 + j, LANES), za, x, s)
+        if len(q) == 4:
+            x, s = _step(p, sigma, h, load_row(like_c, coefs, c0 + row + j, LANES), zb, x, s)
+            x, s = _step(p, sigma, h, load_row(like_c, coefs, c0 + 2 * row + j, LANES), zc, x, s)
+            x, s = _step(p, sigma, h, load_row(like_c, coefs, c0 + 3 * row + j, LANES), zd, x, s)
+        put(state, s0 + j, x)
+        store_row(s, state, s0 + LANES + j, LANES)
+
+
+@scalar
+def _by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq):
+    """Advance `n` trajectories of one setting by ``len(q)`` steps, state in registers."""
+    row = len(like_c) * LANES * (len(q) // 4)
+    p = load_row(like_p, params, p0, LANES)
+    sigma = get(params, p0 + len(like_p) * LANES)
+    ca = load_row(like_c, coefs, c0, LANES)
+    cb = load_row(like_c, coefs, c0 + row, LANES)
+    cc = load_row(like_c, coefs, c0 + 2 * row, LANES)
+    cd = load_row(like_c, coefs, c0 + 3 * row, LANES)
+    for j in range(n):
+        x = get(state, s0 + j)
+        s = load_row(like_s, state, s0 + LANES + j, LANES)
+        x, s = _step(p, sigma, h, ca, np.float64(get(z, z0 + j)), x, s)
+        if len(q) == 4:
+            x, s = _step(p, sigma, h, cb, np.float64(get(z, z0 + zq + j)), x, s)
+            x, s = _step(p, sigma, h, cc, np.float64(get(z, z0 + 2 * zq + j)), x, s)
+            x, s = _step(p, sigma, h, cd, np.float64(get(z, z0 + 3 * zq + j)), x, s)
+        put(state, s0 + j, x)
+        store_row(s, state, s0 + LANES + j, LANES)
+
+
+def _advance(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq):
+    raise NotImplementedError
+
+
+@overload(_advance, jit_options={"forceinline": True})
+def _advance_by_layout(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq):
+    chosen = _by_setting if len(layout) == len(BY_SETTING) else _by_trajectory
+
+    def call(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq):
+        chosen(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq)
+
+    return call
+
+
+@scalar
+def _record(keep, weight, n, state, s0, out, o0):
+    """Add ``weight * theta**2`` to the loss, or write the first `keep` variables as they are."""
+    if keep == 0:
+        for j in range(n):
+            x = get(state, s0 + j)
+            put(out, o0 + j, fma(weight * x, x, get(out, o0 + j)))
+    else:
+        for row in range(keep):
+            for j in range(n):
+                put(out, o0 + row * LANES + j, get(state, s0 + row * LANES + j))
+
+
+@scalar
+def _prepare(like_p, shard, params):
+    """Hyperparameters and noise scale of every setting, as each coordinate sees them."""
+    fields = len(like_p)
+    flat = shard.settings.reshape(shard.settings.size)
+    for i in range(shard.curvature.size):
+        p0 = i * (fields + 1) * LANES
+        for j in range(shard.n_settings):
+            p = local(load_row(like_p, flat, j, LANES), shard.curvature[i])
+            store_row(p, params, p0 + j, LANES)
+            params[p0 + fields * LANES + j] = np.sqrt(shard.noise[i] / flat[fields * LANES + j])
+
+
+@scalar
+def _tick_block(like_p, like_c, like_k, shard, first, last, clock, coefs):
+    """Coefficients of the block's steps `first` to `last` - 1, for every setting."""
+    flat = shard.settings.reshape(shard.settings.size)
+    for k in range(first, last):
+        for j in range(shard.n_settings):
+            next_k, c = tick(load_row(like_p, flat, j, LANES), load_row(like_k, clock, j, LANES))
+            store_row(next_k, clock, j, LANES)
+            store_row(c, coefs, k * len(like_c) * LANES + j, LANES)
+
+
+@numba.njit(**OPTIONS)
+def _advance_shard(layout, like_p, like_s, like_c, like_k, shard, state, clock, out, cancel):
+    by_setting = len(layout) == len(BY_SETTING)
+    h, trajectories, record = shard.curvature, shard.trajectories, shard.record
+    n_trajectories = trajectories.size
+    n = shard.n_settings if by_setting else n_trajectories  # lanes of a group
+    groups = n_trajectories if by_setting else shard.n_settings
+    variables = 1 + len(like_s)
+    kept = max(shard.keep, 1)
+    at_once = steps_at_once(like_p)
+
+    params = np.empty(h.size * (len(like_p) + 1) * LANES)
+    _prepare(like_p, shard, params)
+    coefs = np.empty(BLOCK * len(like_c) * LANES + 1)
+    most = BLOCK // 4 * n_trajectories
+    words = np.empty(4 * most, np.uint32)
+    z = np.empty(4 * most, np.float32)
+    total = np.empty(4 * most)
+    calls = np.zeros(most, np.uint32)
+    owners = np.empty(most, np.uint32)
+
+    if shard.start == 0:
+        state[:] = 0.0
+        for i in range(h.size):
+            fill_noise(
+                calls[:n_trajectories], trajectories, shard.coordinates[i], INITIAL, shard.seed, words, z
+            )
+            for g in range(groups):
+                s0 = (i * groups + g) * variables * LANES
+                for j in range(n):
+                    normal = np.float64(z[g if by_setting else j])
+                    state[s0 + j] = fma(shard.std[i], normal, shard.mean[i])
+                if record.size > 0 and record[0] == 0:
+                    _record(shard.keep, shard.weight[i], n, state, s0, out, g * kept * LANES)
+
+    next_record = 0
+    while next_record < record.size and record[next_record] <= shard.start:
+        next_record += 1
+
+    t_block = shard.start
+    while t_block < shard.stop and cancel[0] == 0:
+        t_base = t_block - t_block % BLOCK  # blocks lie at the same steps however a run is cut
+        t_end = min(t_base + BLOCK, shard.stop)
+        calls_each = (t_end - t_base + 3) // 4
+        n_calls = calls_each * n_trajectories
+        if len(like_k) > 0:
+            _tick_block(like_p, like_c, like_k, shard, t_block - t_base, t_end - t_base, clock, coefs)
+
+        for k in range(calls_each):
+            for r in range(n_trajectories):
+                calls[k * n_trajectories + r] = np.uint32(t_base // 4 + k)
+                owners[k * n_trajectories + r] = trajectories[r]
+        for i in range(h.size):
+            if shard.examples == 0:
+                fill_noise(
+                    calls[:n_calls], owners[:n_calls], shard.coordinates[i], GRADIENT, shard.seed, words, z
+                )
+            else:
+                fill_examples(
+                    calls[:n_calls], owners[:n_calls], shard.coordinates[i], shard.examples, shard.seed,
+                    words, z, total,
+                )
+            for g in range(groups):
+                s0 = (i * groups + g) * variables * LANES
+                p0 = i * (len(like_p) + 1) * LANES + (0 if by_setting else g)
+                r = next_record
+                t = t_block
+                while t < t_end:
+                    due = record[r] if r < record.size else _NEVER
+                    offset = t - t_base
+                    c0 = offset * len(like_c) * LANES + (0 if by_setting else g)
+                    z0 = offset // 4 * n_trajectories + offset % 4 * n_calls + (g if by_setting else 0)
+                    if len(at_once) == 4 and offset % 4 == 0 and t + 4 <= min(due, t_end):
+                        _advance(
+                            layout, at_once, like_p, like_s, like_c, n, h[i],
+                            params, p0, state, s0, coefs, c0, z, z0, n_calls,
+                        )
+                        t += 4
+                    else:
+                        _advance(
+                            layout, _ONE_STEP, like_p, like_s, like_c, n, h[i],
+                            params, p0, state, s0, coefs, c0, z, z0, 0,
+                        )
+                        t += 1
+                    if t == due:
+                        _record(shard.keep, shard.weight[i], n, state, s0, out, (r * groups + g) * kept * LANES)
+                        r += 1
+
+        while next_record < record.size and record[next_record] <= t_end:
+            next_record += 1
+        t_block = t_end
+
+
+@functools.cache
+def advance_kernel(fingerprint: str) -> Any:
+    """The kernel that runs every lane of a shard from ``shard.start`` to ``shard.stop`` completed steps.
+
+    ``advance(layout, like_p, like_s, like_c, like_k, shard, state, clock, out, cancel)``, where the ``like_*`` are
+    tuples of floats of the types of the hyperparameters, state, coefficients and clock; the last four arguments are
+    written (`cancel`, uint8 of shape (1,), is read: the kernel returns early once it is not 0).
+
+    Numba's cache knows the file of the function it caches, but not what was inlined from elsewhere. A constant in
+    the closure is part of the cache's key, so `fingerprint` stands for all of that.
+    """
+
+    def advance(layout, like_p, like_s, like_c, like_k, shard, state, clock, out, cancel):
+        fingerprint  # noqa: B018
+        _advance_shard(layout, like_p, like_s, like_c, like_k, shard, state, clock, out, cancel)
+
+    return numba.njit(cache=True, **OPTIONS)(advance)

@@ -1,0 +1,320 @@
+"""One step's arithmetic: a scalar update per optimizer, chosen by the type of its hyperparameters.
+
+An update sees numbers only: one lane of one coordinate at one step. Kernels vectorise it over lanes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numba.extending import overload
+
+from mcnqm.domains import real_array
+from mcnqm.errors import ParameterError
+from mcnqm.kernels.jit import fma, scalar
+from mcnqm.optimizers import Adam, Lion, RMSProp
+
+__all__ = ["HeavyBall", "Nesterov", "PlainSGD", "Rule", "local", "rule_of", "steps_at_once", "tick", "update", "update_rule"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a kernel needs to know of an optimizer.
+
+    Attributes
+    ----------
+    update : jitted function
+        ``update(p, c, g, theta, s) -> (theta, s)``: hyperparameters, this step's coefficients, gradient,
+        parameter, state.
+    state : tuple of str
+        Names of the state variables, all 0 at the start.
+    clock : jitted function or None
+        ``clock(p, k) -> (k, c)``: advance what depends on the step but not on the gradient, and give this
+        step's coefficients. Computed once per step and setting, not per coordinate and trajectory.
+    clock_start : tuple of float
+        The clock before the first step.
+    local : jitted function or None
+        ``local(p, h) -> p``: hyperparameters as one coordinate of curvature h sees them.
+    steps_at_once : int
+        Steps that a lane takes between loading and storing its state, 1 or 4.
+    fingerprint : str
+        Hash of the sources. Compiled kernels are cached on disk under it, so an edited update is recompiled.
+    """
+
+    update: Callable[..., Any]
+    state: tuple[str, ...]
+    clock: Callable[..., Any] | None
+    clock_start: tuple[float, ...]
+    local: Callable[..., Any] | None
+    steps_at_once: int
+    fingerprint: str
+
+
+_RULES: dict[type, Rule] = {}
+
+
+def update_rule(
+    optimizer: type,
+    *,
+    state: tuple[str, ...] = (),
+    clock: Callable[..., Any] | None = None,
+    clock_start: tuple[float, ...] = (),
+    local: Callable[..., Any] | None = None,
+    steps_at_once: int = 4,
+) -> Callable[[F], F]:
+    """Give an optimizer its arithmetic: the other half of `mcnqm.hyperparameters`.
+
+    The decorated function is one step of one coordinate, in plain float arithmetic,
+
+        update(p, c, g, theta, s) -> (theta, s)
+
+    with hyperparameters ``p`` (the NamedTuple, one float per field), coefficients ``c`` of this step (from
+    `clock`, else empty), gradient ``g``, parameter ``theta`` and a tuple ``s`` of state variables. It is compiled
+    with Numba and vectorised over trajectories and settings, so it must not branch into calls or allocate;
+    ``a if condition else b``, `numpy.sqrt` and `mcnqm.kernels.jit.fma` are fine, powers and logarithms are slow.
+
+    Parameters
+    ----------
+    optimizer : type
+        A NamedTuple made with `mcnqm.hyperparameters`.
+    state : tuple of str
+        Names of the state variables. All start at 0.
+    clock : callable, optional
+        ``clock(p, k) -> (k, c)``, for what depends on the step number but not on the gradient, such as bias
+        corrections. It runs once per step and setting.
+    clock_start : tuple of float
+        ``k`` before the first step.
+    local : callable, optional
+        ``local(p, h) -> p``, hyperparameters as a coordinate of curvature ``h`` sees them: a preconditioner.
+    steps_at_once : {4, 1}
+        Steps between loading and storing a lane's state. 4 suits updates of a few multiplications. With roots and
+        divisions 1 is faster: their latency is hidden by other lanes, of which more fit into flight. The results
+        are the same bits.
+
+    Returns
+    -------
+    callable
+        A decorator that returns the function unchanged.
+
+    Raises
+    ------
+    ParameterError
+        If `optimizer` was not made with `mcnqm.hyperparameters`.
+
+    Examples
+    --------
+    Signum, sign descent on a momentum buffer, in full:
+
+    >>> from typing import NamedTuple
+    >>> import mcnqm
+    >>> from mcnqm.domains import positive, unit_interval
+    >>> @mcnqm.hyperparameters(lr=positive, momentum=unit_interval)
+    ... class Signum(NamedTuple):
+    ...     lr: float
+    ...     momentum: float = 0.9
+    >>> @mcnqm.update_rule(Signum, state=("momentum",))
+    ... def signum(p, c, g, theta, s):
+    ...     m = p.momentum * s[0] + (1 - p.momentum) * g
+    ...     return theta - p.lr * ((m > 0) - (m < 0)), (m,)
+    >>> problem = mcnqm.NoisyQuadratic.power_law(dim=3)
+    >>> runs = mcnqm.simulate(problem, Signum(lr=0.01), batch_size=1, steps=5, trajectories=2)
+    >>> dict(runs.loss.sizes)
+    {'trajectory': 2, 'step': 6}
+    """
+    if not hasattr(optimizer, "_fields"):
+        raise ParameterError("optimizer", optimizer, "be a NamedTuple made with mcnqm.hyperparameters")
+    if steps_at_once not in (1, 4):
+        raise ParameterError("steps_at_once", steps_at_once, "be 1 or 4")
+    start = tuple(float(value) for value in real_array("clock_start", clock_start)) if clock_start else ()
+
+    def decorate(function: F) -> F:
+        parts = [function, *(part for part in (clock, local) if part is not None)]
+        _RULES[optimizer] = Rule(
+            update=scalar(function),
+            state=tuple(state),
+            clock=None if clock is None else scalar(clock),
+            clock_start=start,
+            local=None if local is None else scalar(local),
+            steps_at_once=steps_at_once,
+            fingerprint=hashlib.sha256(repr((steps_at_once, *map(_source, parts))).encode()).hexdigest()[:16],
+        )
+        return function
+
+    return decorate
+
+
+def rule_of(hyper_type: type) -> Rule:
+    """The rule of a NamedTuple type, or `ParameterError` if it has none."""
+    try:
+        return _RULES[hyper_type]
+    except KeyError:
+        allowed = "have an update; give it one with mcnqm.update_rule"
+        raise ParameterError("optimizer", hyper_type.__name__, allowed) from None
+
+
+def _source(function: Callable[..., Any]) -> str:
+    # Constants that the text names by a global are part of what it does.
+    code = function.__code__
+    named = {name: repr(function.__globals__[name]) for name in code.co_names if name in function.__globals__}
+    try:
+        text = inspect.getsource(function)
+    except OSError:  # typed at a prompt
+        text = code.co_code.hex() + repr(code.co_consts)
+    return text + repr(sorted((name, text) for name, text in named.items() if " at 0x" not in text))
+
+
+# ----------------------------------------------------------------------------- dispatch by type, inside a kernel
+
+
+def update(p, c, g, theta, s):
+    """One step of the optimizer whose hyperparameters are `p`."""
+    raise NotImplementedError
+
+
+def tick(p, k):
+    """Advance the clock of `p` by one step: ``(k, c)``."""
+    raise NotImplementedError
+
+
+def steps_at_once(p):
+    """A tuple as long as the steps that `p` takes at once."""
+    raise NotImplementedError
+
+
+def local(p, h):
+    """`p` as a coordinate of curvature `h` sees it."""
+    raise NotImplementedError
+
+
+@overload(update, jit_options={"forceinline": True})
+def _update(p, c, g, theta, s):
+    function = rule_of(p.instance_class).update
+    return lambda p, c, g, theta, s: function(p, c, g, theta, s)
+
+
+@overload(steps_at_once, jit_options={"forceinline": True})
+def _steps_at_once(p):
+    steps = (0,) * rule_of(p.instance_class).steps_at_once
+    return lambda p: steps
+
+
+@overload(tick, jit_options={"forceinline": True})
+def _tick(p, k):
+    function = rule_of(p.instance_class).clock
+    if function is None:
+        return lambda p, k: (k, ())
+    return lambda p, k: function(p, k)
+
+
+@overload(local, jit_options={"forceinline": True})
+def _local(p, h):
+    function = rule_of(p.instance_class).local
+    if function is None:
+        return lambda p, h: p
+    return lambda p, h: function(p, h)
+
+
+# ------------------------------------------------------------------------------------------------- the optimizers
+
+
+class PlainSGD(NamedTuple):
+    """Hyperparameters of SGD without momentum, as a kernel wants them."""
+
+    lr: float
+    precondition: float
+
+
+class HeavyBall(NamedTuple):
+    """Hyperparameters of SGD with heavy-ball momentum, as a kernel wants them."""
+
+    lr: float
+    momentum: float
+    precondition: float
+
+
+class Nesterov(NamedTuple):
+    """Hyperparameters of SGD with torch's form of Nesterov's momentum, as a kernel wants them."""
+
+    lr: float
+    momentum: float
+    precondition: float
+
+
+@scalar
+def _preconditioned_rate(lr, precondition, h):
+    # P = H^p: θ moves by -lr h^-p. With p = 0 the power is exactly 1.
+    return lr * h**-precondition
+
+
+def _local_plain(p, h):
+    return PlainSGD(_preconditioned_rate(p.lr, p.precondition, h), p.precondition)
+
+
+def _local_heavy_ball(p, h):
+    return HeavyBall(_preconditioned_rate(p.lr, p.precondition, h), p.momentum, p.precondition)
+
+
+def _local_nesterov(p, h):
+    return Nesterov(_preconditioned_rate(p.lr, p.precondition, h), p.momentum, p.precondition)
+
+
+@update_rule(PlainSGD, local=_local_plain)
+def _plain_sgd(p, c, g, theta, s):
+    return fma(-p.lr, g, theta), s
+
+
+@update_rule(HeavyBall, state=("momentum",), local=_local_heavy_ball)
+def _heavy_ball(p, c, g, theta, s):
+    m = fma(p.momentum, s[0], g)
+    return fma(-p.lr, m, theta), (m,)
+
+
+@update_rule(Nesterov, state=("momentum",), local=_local_nesterov)
+def _nesterov(p, c, g, theta, s):
+    m = fma(p.momentum, s[0], g)
+    return fma(-p.lr, fma(p.momentum, m, g), theta), (m,)
+
+
+def _adam_clock(p, k):
+    # k = (β₁^t, β₂^t). The update divides by sqrt(v / correction2) + ε; multiplying both sides by
+    # sqrt(correction2) leaves one root and one division per coordinate.
+    power1 = k[0] * p.beta1
+    power2 = k[1] * p.beta2
+    correction1 = 1.0 - power1 * p.bias_correction
+    root2 = np.sqrt(1.0 - power2 * p.bias_correction)
+    return (power1, power2), (p.lr * root2 / correction1, p.eps * root2)
+
+
+@update_rule(Adam, state=("first_moment", "second_moment"), clock=_adam_clock, clock_start=(1.0, 1.0), steps_at_once=1)
+def _adam(p, c, g, theta, s):
+    m = fma(p.beta1, s[0], (1.0 - p.beta1) * g)
+    v = fma(p.beta2, s[1], (1.0 - p.beta2) * g * g)
+    decayed = fma(-p.lr * p.weight_decay, theta, theta)
+    # v = 0 means that every gradient so far was exactly 0: then so is m, and 0 / 0 would poison the lane.
+    denominator = np.sqrt(v) + c[1]
+    direction = m / denominator if denominator > 0.0 else 0.0
+    return fma(-c[0], direction, decayed), (m, v)
+
+
+@update_rule(RMSProp, state=("second_moment",), steps_at_once=1)
+def _rmsprop(p, c, g, theta, s):
+    v = fma(p.alpha, s[0], (1.0 - p.alpha) * g * g)
+    denominator = np.sqrt(v) + p.eps
+    direction = g / denominator if denominator > 0.0 else 0.0
+    return fma(-p.lr, direction, theta), (v,)
+
+
+@update_rule(Lion, state=("momentum",))
+def _lion(p, c, g, theta, s):
+    direction = fma(p.beta1, s[0], (1.0 - p.beta1) * g)
+    sign = (1.0 if direction > 0.0 else 0.0) - (1.0 if direction < 0.0 else 0.0)
+    decayed = fma(-p.lr * p.weight_decay, theta, theta)
+    return fma(-p.lr, sign, decayed), (fma(p.beta2, s[0], (1.0 - p.beta2) * g),)
+

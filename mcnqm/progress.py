@@ -1,0 +1,89 @@
+"""Progress of long work, as an object that is told what is done: a bar on a terminal, or nothing at all."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mcnqm.errors import ParameterError
+
+__all__ = ["Meter", "NoMeter", "RichMeter", "meter_of"]
+
+
+class Meter(Protocol):
+    """What the engine tells its progress to."""
+
+    def start(self, total: float, label: str) -> None:
+        """Announce the amount of work, in any unit."""
+
+    def advance(self, amount: float) -> None:
+        """Report work done."""
+
+    def close(self) -> None:
+        """Report the end, complete or not."""
+
+
+class NoMeter:
+    """Progress that nobody sees."""
+
+    def start(self, total: float, label: str) -> None:
+        """Do nothing."""
+
+    def advance(self, amount: float) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class RichMeter:
+    """A bar with the time left, on standard error, where that is a terminal."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def start(self, total: float, label: str) -> None:
+        """Show a bar."""
+        self._bar.start()
+        self._task = self._bar.add_task(label, total=total)
+
+    def advance(self, amount: float) -> None:
+        """Move the bar."""
+        self._bar.advance(self._task, amount)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    def __enter__(self) -> RichMeter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def meter_of(progress: Any) -> Meter:
+    """The meter for a `progress` argument: False or None for none, True for a bar, or a `Meter` of one's own."""
+    if progress is None or progress is False:
+        return NoMeter()
+    if progress is True:
+        return RichMeter()
+    if all(callable(getattr(progress, name, None)) for name in ("start", "advance", "close")):
+        return progress  # type: ignore[no-any-return]
+    raise ParameterError("progress", progress, "be True, False or an object with start, advance and close")

@@ -1,0 +1,261 @@
+"""The public simulation: validate, plan, run, label."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from mcnqm._version import __version__
+from mcnqm.domains import choice, integer
+from mcnqm.engine import Job, Pool, run_loss, run_paths
+from mcnqm.errors import ParameterError
+from mcnqm.kernels.noise import GRADIENT, INITIAL, MAX_EXAMPLES, streams
+from mcnqm.optimizers import Number
+from mcnqm.problem import NoisyQuadratic
+from mcnqm.progress import meter_of
+from mcnqm.record import MAX_STEPS, recorded_steps
+from mcnqm.settings import settings_of
+from mcnqm.statistics import mean_and_stderr
+
+__all__ = ["noise", "simulate"]
+
+_MAX_INDEX = 2**32
+_MAX_SEED = 2**64 - 1
+
+DIVERGED_AT = 1e20
+"""A lane has diverged once its loss exceeds this many times the natural scale of the problem."""
+
+
+def simulate(
+    problem: NoisyQuadratic,
+    optimizer: Any,
+    batch_size: Number,
+    steps: int,
+    *,
+    trajectories: int = 16,
+    seed: int = 0,
+    record: ArrayLike | None = None,
+    coordinates: ArrayLike | None = None,
+    minibatch: str = "exact",
+    executor: Executor | None = None,
+    threads: int | None = None,
+    progress: Any = False,
+) -> xr.Dataset:
+    r"""Run an optimizer on noisy minibatch gradients, many independent trajectories at once.
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic
+        Where. A multiplicity of n is n coordinates with noise of their own.
+    optimizer : optimizer
+        `SGD`, `Adam`, `RMSProp`, `Lion` or one of your own. Any numeric hyperparameter may be a scalar, a 1-D array
+        (a dimension of its own name) or a DataArray; they combine by name, as does `batch_size`.
+    batch_size : Number
+        Examples per step, at least 1. The gradient's noise has the per-example variance divided by it.
+    steps : int
+        Steps to run, 0 to 2**34.
+    trajectories : int
+        Independent runs of every setting. All settings of a trajectory share its noise (common random numbers).
+    seed : int
+        0 to 2**64 - 1. Together with a trajectory's and a coordinate's number it fixes every draw (see `noise`).
+    record : array_like of int, optional
+        Steps at which to record, strictly increasing, within [0, steps]. By default every step of a run of up to
+        256, else a few hundred, evenly spaced on a logarithmic axis.
+    coordinates : array_like of int, optional
+        Coordinates whose paths to keep, each in [0, dim).
+    minibatch : {"exact", "per_example"}
+        ``"exact"`` draws the averaged gradient from its law, N(h θ, c / B). ``"per_example"`` draws B gradients and
+        averages them: B times slower, the same law, whole batch sizes only.
+    executor : concurrent.futures.Executor, optional
+        Where to run shards. By default, threads of our own.
+    threads : int, optional
+        How many threads, without an executor. By default one per available core.
+    progress : bool or Meter
+        True for a bar on standard error, if that is a terminal.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over one dimension per array-valued hyperparameter (…), then
+
+        - ``loss`` (…, trajectory, step): :math:`L(\theta) = \tfrac12 \sum_i h_i \theta_i^2`; ``inf`` once a lane
+          has diverged;
+        - ``risk``, ``risk_stderr`` (…, step): mean of the loss over trajectories and its standard error (NaN for a
+          single trajectory, inf where a lane has diverged);
+        - ``diverged`` (…, trajectory): whether the loss ever, at a recorded step, was not finite or above 1e20
+          times :math:`E L(\theta_0) + \operatorname{tr}(C H^{-1})/2`;
+        - ``theta`` (…, trajectory, step, coordinate), with `coordinates`.
+
+        ``step`` counts completed steps. Hyperparameters are coordinates; ``attrs`` holds the configuration.
+
+    Raises
+    ------
+    ParameterError
+        If an argument is not allowed. A learning rate beyond stability is: it diverges, and is reported.
+
+    Notes
+    -----
+    Results are bit-identical for any number of threads, any executor, and whichever other settings or trajectories
+    are run along.
+
+    Examples
+    --------
+    >>> import mcnqm
+    >>> problem = mcnqm.NoisyQuadratic.power_law(dim=100)
+    >>> optimizer = mcnqm.SGD(lr=[0.1, 0.5], momentum=0.9)
+    >>> runs = mcnqm.simulate(problem, optimizer, batch_size=32, steps=1000, trajectories=8)
+    >>> runs.loss.dims, runs.risk.dims
+    (('lr', 'trajectory', 'step'), ('lr', 'step'))
+    >>> bool(runs.risk.sel(lr=0.1).isel(step=-1) < runs.risk.sel(lr=0.5).isel(step=-1))
+    True
+    >>> mcnqm.simulate(problem, mcnqm.SGD(lr=0.1), batch_size=0, steps=10)
+    Traceback (most recent call last):
+        ...
+    mcnqm.errors.ParameterError: batch_size must be >= 1, got 0.0
+    """
+    if not isinstance(problem, NoisyQuadratic):
+        raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
+    settings = settings_of(optimizer, batch_size)
+    wanted = recorded_steps(steps, record)
+    count = integer("trajectories", trajectories, 1, _MAX_INDEX)
+    key = integer("seed", seed, 0, _MAX_SEED)
+    chosen = None if coordinates is None else _indices("coordinates", coordinates, problem.dim)
+    per_example = choice("minibatch", minibatch, ("exact", "per_example")) == "per_example"
+    if per_example:
+        allowed = f"be whole numbers up to {MAX_EXAMPLES} with minibatch='per_example'"
+        for b in settings.values["batch_size"]:
+            if b != np.floor(b) or b > MAX_EXAMPLES:
+                raise ParameterError("batch_size", float(b), allowed)
+    pool = Pool(executor, threads)
+    meter = meter_of(progress)
+
+    job = Job(problem, optimizer, settings, np.arange(count, dtype=np.uint32), key, wanted, per_example)
+    meter.start(job.updates * (1 if chosen is None else 1 + chosen.size / problem.dim), "simulating")
+    try:
+        loss = run_loss(job, pool, meter)
+        paths = None if chosen is None else run_paths(job, chosen, pool, meter)
+    finally:
+        meter.close()
+
+    scale = problem.initial_risk + 0.5 * float(np.sum(problem.multiplicity * problem.noise / problem.curvature))
+    with np.errstate(invalid="ignore"):
+        diverged = np.logical_or.accumulate(~(loss <= DIVERGED_AT * scale), axis=-1)
+    loss[diverged] = np.inf
+    risk, stderr = mean_and_stderr(loss, axis=1)
+
+    dims = settings.dims
+    result = xr.Dataset(
+        {
+            "loss": ((*dims, "trajectory", "step"), settings.unflatten(loss), {"units": "loss"}),
+            "risk": ((*dims, "step"), settings.unflatten(risk), {"units": "loss"}),
+            "risk_stderr": ((*dims, "step"), settings.unflatten(stderr), {"units": "loss"}),
+            "diverged": ((*dims, "trajectory"), settings.unflatten(diverged[..., -1])),
+        },
+        coords={
+            **settings.coords,
+            "trajectory": np.arange(count),
+            "step": ("step", wanted, {"units": "completed steps"}),
+        },
+        attrs=_attributes(problem, optimizer, steps=steps, trajectories=count, seed=key, minibatch=minibatch),
+    )
+    if chosen is not None and paths is not None:
+        theta = ((*dims, "trajectory", "step", "coordinate"), settings.unflatten(paths[..., 0]))
+        result = result.assign(theta=theta).assign_coords(coordinate=chosen)
+        result["theta"].attrs["units"] = "parameter"
+    return result
+
+
+def noise(
+    seed: int,
+    trajectory: int | ArrayLike,
+    coordinate: int | ArrayLike,
+    steps: int,
+    *,
+    purpose: str = "gradient",
+) -> NDArray[np.float64]:
+    """Replay the standard normals that drive any trajectory.
+
+    Parameters
+    ----------
+    seed : int
+        As given to `simulate`.
+    trajectory, coordinate : int or array_like of int, shape (trajectories,), (coordinates,)
+        Which streams. Any number below 2**32, whether or not it was run.
+    steps : int
+        How many draws of each, from step 0.
+    purpose : {"gradient", "initial"}
+        The gradient's noise, or the starting point's: θ(0) = mean + std * ``noise(..., 1, purpose="initial")``.
+
+    Returns
+    -------
+    ndarray of float64, shape (trajectories, steps, coordinates)
+        Entry ``[r, t, i]`` is the normal in the gradient of the update from step t to t + 1. The values are of
+        float32 resolution, exactly as the kernels use them.
+
+    Raises
+    ------
+    ParameterError
+        If an argument is out of range.
+
+    Examples
+    --------
+    One step of plain SGD by hand:
+
+    >>> import numpy as np, mcnqm
+    >>> problem = mcnqm.NoisyQuadratic(curvature=[1.0])
+    >>> runs = mcnqm.simulate(problem, mcnqm.SGD(lr=0.5), batch_size=4, steps=1, trajectories=1, coordinates=[0])
+    >>> start = mcnqm.noise(0, 0, 0, 1, purpose="initial")[0, 0, 0]
+    >>> gradient = start + np.sqrt(1.0 / 4) * mcnqm.noise(0, 0, 0, 1)[0, 0, 0]
+    >>> bool(np.isclose(runs.theta[0, 1, 0], start - 0.5 * gradient, rtol=1e-14))
+    True
+    """
+    key = integer("seed", seed, 0, _MAX_SEED)
+    purposes = {"gradient": GRADIENT, "initial": INITIAL}
+    code = purposes[choice("purpose", purpose, tuple(purposes))]
+    r = _indices("trajectory", trajectory, _MAX_INDEX).astype(np.uint32)
+    i = _indices("coordinate", coordinate, _MAX_INDEX).astype(np.uint32)
+    out = np.empty((r.size, integer("steps", steps, 0, MAX_STEPS), i.size), np.float32)
+    streams(np.uint64(key), code, r, i, out)
+    return out.astype(np.float64)
+
+
+def _indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
+    allowed = f"be integers in [0, {size})"
+    array = np.atleast_1d(np.asarray(value))
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+        raise ParameterError(name, value, allowed)
+    for entry in array[(array < 0) | (array >= size)]:
+        raise ParameterError(name, int(entry), allowed)
+    return array.astype(np.int64)
+
+
+def _attributes(problem: NoisyQuadratic, optimizer: Any, **others: Any) -> dict[str, Any]:
+    """The configuration, in types that every netCDF version stores."""
+    config = {
+        "problem": {name: getattr(problem, name).tolist() for name in ("curvature", "noise", "initial_mean")},
+        "optimizer": type(optimizer).__name__,
+    }
+    config["problem"].update(initial_std=problem.initial_std.tolist(), multiplicity=problem.multiplicity.tolist())
+    plain = {k: v if abs(v) < 2**31 else str(v) for k, v in others.items() if isinstance(v, int)}
+    words = {k: v for k, v in others.items() if isinstance(v, str)}
+    return {
+        "mcnqm_version": __version__,
+        "problem": repr(problem),
+        "optimizer": _readable(optimizer),
+        **plain,
+        **words,
+        "config": json.dumps(config),
+    }
+
+
+def _readable(optimizer: Any) -> str:
+    parts = []
+    for name, value in optimizer._asdict().items():
+        sizes = np.shape(value)
+        parts.append(f"{name}=<{' x '.join(map(str, sizes))} values>" if sizes else f"{name}={value!r}")
+    return f"{type(optimizer).__name__}({', '.join(parts)})"

@@ -1,0 +1,293 @@
+"""How fast the engine is, beside a well-written in-place NumPy version and beside the machine's own limits.
+
+    python scripts/bench_engine.py [--steps 1024] [--repeats 7] [--json out.json]
+
+Coordinate updates per second, through the public `mcnqm.simulate`, compilation warm:
+
+(a) one setting, d = 1000, 64 trajectories;
+(b) 64 learning rates, d = 1000, 4 trajectories;
+
+each for heavy ball and Adam, on one thread and on two. All rows are measured in turn, `repeats` times over, so that a
+drift of the machine's speed meets them alike; medians are printed, and ratios of medians.
+
+NumPy works in place on arrays that fit the L2 cache, draws with SFC64 (its fastest bit generator), and draws anew for
+every setting. The limits are what this machine does with nothing else in the way:
+
+normals   our generator filling a buffer in L1: every update of (a) needs a normal of its own
+fma       fused multiply-adds on registers: heavy ball needs 4 per update (h x, + sigma z, momentum, theta)
+root      sqrt(v) and m / x on a buffer in L1: Adam needs one of each per update
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import mcnqm
+from mcnqm.kernels.jit import OPTIONS, fma
+from mcnqm.kernels.noise import GRADIENT, fill_noise
+
+DIM = 1000
+BATCH = 16
+CASES = {"a": (1, 64), "b": (64, 4)}  # settings, trajectories
+
+
+# ------------------------------------------------------------------------------------------------------------ NumPy
+
+
+def numpy_heavy_ball(h, lr, momentum, batch, steps, trajectories, rng):
+    """Heavy ball on (trajectories, d) arrays, in place: about as well as NumPy can do it."""
+    theta = rng.standard_normal((trajectories, h.size))
+    m = np.zeros_like(theta)
+    z = np.empty_like(theta)
+    g = np.empty_like(theta)
+    sigma = np.sqrt(h / batch)
+    for _ in range(steps):
+        rng.standard_normal(out=z)
+        z *= sigma
+        np.multiply(h, theta, out=g)
+        g += z
+        m *= momentum
+        m += g
+        np.multiply(m, lr, out=g)
+        theta -= g
+    return 0.5 * (h * theta**2).sum(axis=-1)
+
+
+def numpy_adam(h, lr, beta1, beta2, eps, batch, steps, trajectories, rng):
+    """Adam likewise."""
+    theta = rng.standard_normal((trajectories, h.size))
+    m = np.zeros_like(theta)
+    v = np.zeros_like(theta)
+    z = np.empty_like(theta)
+    g = np.empty_like(theta)
+    sigma = np.sqrt(h / batch)
+    for t in range(1, steps + 1):
+        rng.standard_normal(out=z)
+        z *= sigma
+        np.multiply(h, theta, out=g)
+        g += z
+        root = math.sqrt(1 - beta2**t)
+        np.multiply(g, 1 - beta1, out=z)
+        m *= beta1
+        m += z
+        g *= g
+        g *= 1 - beta2
+        v *= beta2
+        v += g
+        np.sqrt(v, out=g)
+        g += eps * root
+        np.divide(m, g, out=g)
+        g *= lr * root / (1 - beta1**t)
+        theta -= g
+    return 0.5 * (h * theta**2).sum(axis=-1)
+
+
+def numpy_run(kind: str, rates: np.ndarray, trajectories: int, steps: int) -> float:
+    """One sweep, a block of 8 trajectories at a time so that the arrays stay in cache. Mean loss, as a check."""
+    rng = np.random.Generator(np.random.SFC64(0))
+    h = 1.0 / np.arange(1, DIM + 1)
+    losses = []
+    for lr in rates:
+        for start in range(0, trajectories, 8):
+            block = min(8, trajectories - start)
+            if kind == "heavy ball":
+                losses.append(numpy_heavy_ball(h, lr, 0.9, BATCH, steps, block, rng))
+            else:
+                losses.append(numpy_adam(h, lr, 0.9, 0.999, 1e-8, BATCH, steps, block, rng))
+    return float(np.concatenate(losses).mean())
+
+
+# ------------------------------------------------------------------------------------------------------------- ours
+
+
+def rates_of(kind: str, settings: int) -> np.ndarray:
+    """Stable learning rates for either optimizer."""
+    top = 0.1 if kind == "heavy ball" else 5e-3
+    return np.geomspace(top / 30, top, settings) if settings > 1 else np.array([top])
+
+
+def our_run(kind: str, rates: np.ndarray, trajectories: int, steps: int, threads: int) -> float:
+    """The same sweep through the public call. Mean loss, as a check."""
+    problem = mcnqm.NoisyQuadratic.power_law(DIM)
+    optimizer = mcnqm.SGD(lr=rates, momentum=0.9) if kind == "heavy ball" else mcnqm.Adam(lr=rates)
+    runs = mcnqm.simulate(problem, optimizer, BATCH, steps, trajectories=trajectories, threads=threads)
+    return float(runs.risk.isel(step=-1).mean())
+
+
+# ----------------------------------------------------------------------------------------------------------- limits
+
+
+@numba.njit(**OPTIONS)
+def _fill_many(times, calls, owners, words, z):
+    for k in range(times):
+        fill_noise(calls, owners, np.uint32(k), GRADIENT, np.uint64(1), words, z)
+
+
+@numba.njit(**OPTIONS)
+def _fma_many(times, x, a, b):
+    for _ in range(times):
+        for j in range(x.size):
+            y = x[j]
+            for _ in range(32):
+                y = fma(y, a, b)
+            x[j] = y
+
+
+@numba.njit(**OPTIONS)
+def _root_many(times, m, v):
+    for k in range(times):
+        eps = 1e-8 * k
+        for j in range(m.size):
+            m[j] = m[j] / (np.sqrt(v[j]) + eps)
+
+
+def limit_normals() -> float:
+    """Normals per second, one core."""
+    n, times = 1024, 400
+    calls, owners = np.zeros(n, np.uint32), np.arange(n, dtype=np.uint32)
+    words, z = np.empty(4 * n, np.uint32), np.empty(4 * n, np.float32)
+    _fill_many(1, calls, owners, words, z)
+    return times * 4 * n / seconds(lambda: _fill_many(times, calls, owners, words, z))
+
+
+def limit_fma() -> float:
+    """Double-precision fused multiply-adds per second, one core."""
+    x, times = np.zeros(512), 2000
+    _fma_many(1, x, 0.5, 0.5)
+    return 32 * times * x.size / seconds(lambda: _fma_many(times, x, 0.5, 0.5))
+
+
+def limit_root() -> float:
+    """Pairs of a square root and a division per second, one core."""
+    m, v, times = np.ones(512), np.full(512, 1.0), 4000
+    _root_many(1, m, v)
+    return times * m.size / seconds(lambda: _root_many(times, m, v))
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+# ------------------------------------------------------------------------------------------------------------ report
+
+
+def measure(steps: int, repeats: int) -> dict[str, Any]:
+    """Everything in turn, `repeats` times over; medians."""
+    samples: dict[str, list[float]] = {}
+    for round_ in range(repeats + 1):
+        for kind in ("heavy ball", "Adam"):
+            for case, (settings, trajectories) in CASES.items():
+                rates = rates_of(kind, settings)
+                # NumPy needs fewer steps for as good a measurement, and its cost per step does not change.
+                few = max(16, steps // 16)
+                work = DIM * settings * trajectories
+                rows = {
+                    f"{kind}|{case}|NumPy": few
+                    * work
+                    / seconds(lambda: numpy_run(kind, rates, trajectories, few))
+                }
+                for threads in (1, 2):
+                    took = seconds(lambda: our_run(kind, rates, trajectories, steps, threads))
+                    rows[f"{kind}|{case}|mcnqm {threads}"] = steps * work / took
+                for name, value in rows.items():
+                    samples.setdefault(name, []).append(value)
+        for name, limit in (("normals", limit_normals), ("fma", limit_fma), ("root", limit_root)):
+            samples.setdefault(f"limit|{name}", []).append(limit())
+        if round_ == 0:
+            samples.clear()  # the first round compiled
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def shares(rates: dict[str, float]) -> dict[str, float]:
+    """Share of the limit each one-thread row reaches: the time its unavoidable work takes over the time it took."""
+    normal, fused, root = (1 / rates[f"limit|{name}"] for name in ("normals", "fma", "root"))
+    shared = 1 / CASES["b"][0]  # normals per update when all settings share one
+    least = {
+        "heavy ball|a": normal + 4 * fused,
+        "heavy ball|b": shared * normal + 4 * fused,
+        "Adam|a": normal + root,
+        "Adam|b": shared * normal + root,
+    }
+    return {name: bound * rates[f"{name}|mcnqm 1"] for name, bound in least.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json", metavar="PATH", help="also write the figures here")
+    options = parser.parse_args()
+
+    rates = measure(options.steps, options.repeats)
+    share = shares(rates)
+    limits = {
+        "heavy ball|a": "normals, then fma",
+        "heavy ball|b": "fma",
+        "Adam|a": "normals, then root",
+        "Adam|b": "root",
+    }
+    table = Table(title=f"Coordinate updates per second, d = {DIM}, medians of {options.repeats}")
+    for heading in (
+        "optimizer",
+        "case",
+        "NumPy",
+        "1 thread",
+        "ratio",
+        "2 threads",
+        "2 / 1",
+        "limit",
+        "share of it",
+    ):
+        table.add_column(heading, justify="left" if heading in ("optimizer", "case", "limit") else "right")
+    report: list[dict[str, Any]] = []
+    for name in limits:
+        kind, case = name.split("|")
+        peer, one, two = (rates[f"{name}|{who}"] for who in ("NumPy", "mcnqm 1", "mcnqm 2"))
+        report.append(
+            {
+                "optimizer": kind,
+                "case": case,
+                "numpy": peer,
+                "one_thread": one,
+                "ratio": one / peer,
+                "two_threads": two,
+                "scaling": two / one,
+                "limit": limits[name],
+                "share": share[name],
+            }
+        )
+        table.add_row(
+            *(kind, case, f"{peer:.3g}", f"{one:.3g}", f"{one / peer:.1f}", f"{two:.3g}", f"{two / one:.2f}"),
+            *(limits[name], f"{share[name]:.0%}"),
+        )
+    console = Console(width=120 if not sys.stdout.isatty() else None)
+    console.print(table)
+    for name in ("normals", "fma", "root"):
+        console.print(f"limit {name}: {rates[f'limit|{name}']:.3g} per second and core", highlight=False)
+    if options.json:
+        machine = {"machine": platform.machine(), "cores": os.cpu_count(), "numba": numba.__version__}
+        with open(options.json, "w") as file:
+            json.dump({"steps": options.steps, **machine, "rows": report, "medians": rates}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
