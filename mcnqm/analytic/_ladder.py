@@ -44,7 +44,7 @@ Array = NDArray[np.float64]
 
 
 class StepMap(NamedTuple):
-    """One step: A, shape (n, n, 2, d); b, shape (n, 2, d); the start for θ(0) = 1, shape (n,)."""
+    """One step: A, shape (n, n, 2, d); b, shape (n, 2, d); the start for θ(0) = 1, shape (n, d)."""
 
     matrix: Array
     impulse: Array
@@ -151,9 +151,8 @@ def square(rung: Rung, out: Rung, scratch: Array) -> None:
 def start(state: State, initial: Array) -> None:
     """Fill (v, S) at t = 0."""
     state.noise[:] = 0.0
-    for i in range(initial.size):
-        state.vector[i, 0] = initial[i]
-        state.vector[i, 1] = 0.0
+    state.vector[:, 0] = initial
+    state.vector[:, 1] = 0.0
 
 
 @njit
@@ -268,13 +267,13 @@ def walk_sums(step: StepMap, record: NDArray[np.int64], weights: Weights, block:
         part = StepMap(
             np.ascontiguousarray(step.matrix[:, :, :, low:high]),
             np.ascontiguousarray(step.impulse[:, :, low:high]),
-            step.initial,
+            np.ascontiguousarray(step.initial[:, low:high]),
         )
         share = Weights(weights.bias[low:high], weights.noise[low:high], weights.readout)
         ladder = _climb(part, levels)
         state, spare = empty_state(n, high - low), empty_state(n, high - low)
         scratch = np.empty((n, n, 2, high - low))
-        start(state, step.initial)
+        start(state, part.initial)
         at = 0
         for r in range(record.size):
             _walk_on(ladder, record[r] - at, state, spare, scratch)

@@ -1,30 +1,35 @@
 r"""Every linear optimizer as one map per coordinate: :math:`s' = A s + b\, \alpha' \sqrt{c/B}\, z`.
 
-The state is made dimensionless by measuring the buffer in steps: with :math:`\alpha' = \alpha h^{-p}` and
-:math:`u = \alpha' h`, the state is :math:`(\theta, \alpha' m)` and `A` depends on u and β alone:
+The state is made dimensionless by measuring the buffer in steps: with :math:`\alpha' = \alpha h^{-p}`,
+:math:`u = \alpha' h` and :math:`m̃ = \alpha' m`, `A` depends on u and β alone:
 
-============  ==========================  ==============================================  ===================
-optimizer     state                       A                                               b
-============  ==========================  ==============================================  ===================
-SGD           θ                           ``1-u``                                         ``-1``
-heavy ball    (θ, α'm)                    ``[[1-u, -β], [u, β]]``                         ``(-1, 1)``
-Nesterov      (θ, α'm)                    ``[[1-(1+β)u, -β²], [u, β]]``                   ``(-(1+β), 1)``
-averaged      (…, θ̄)                      ``[[A, 0], [(1-γ) A₀, γ]]``, A₀ the row of θ    ``(b, (1-γ) b₀)``
-============  ==========================  ==============================================  ===================
+=================  ==============  ============================================  ===================
+optimizer          state           A                                             b
+=================  ==============  ============================================  ===================
+SGD                θ               ``1-u``                                       ``-1``
+heavy ball         (θ, m̃)          ``[[1-u, -β], [u, β]]``                       ``(-1, 1)``
+... if u > 1+β     (θ, m̃ + 2θ)     ``[[g-1, -β], [g, -β]]``, ``g = 2+2β-u``      ``(-1, -1)``
+Nesterov           (θ, m̃)          ``[[1-(1+β)u, -β²], [u, β]]``                 ``(-(1+β), 1)``
+averaged           (..., θ̄)        ``[[A, 0], [(1-γ) A₀, γ]]``, A₀ the row of θ  ``(b, (1-γ) b₀)``
+=================  ==============  ============================================  ===================
 
-Averaging wraps any of the others. Entries are double-doubles: u is the exact product of the doubles α and h
-where p is 0 or 1.
+Averaging wraps any of the others. Where β → 1, the heavy ball has nearly a Jordan block, of eigenvalue 1 as
+u → 0 and of -1 as u → 2(1+β). Its powers lose no digits where the block is triangular, hence the two forms:
+at the upper edge the second is, up to signs, the first with g, the distance to the edge, for u.
+
+Entries are double-doubles: u is the product of the doubles α and h, not its rounding to a double.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcnqm.analytic._doubledouble import DoubleDouble, add, double, multiply, power, subtract
+from mcnqm.analytic._doubledouble import DoubleDouble, add, divide, double, multiply, power, subtract
 from mcnqm.analytic._ladder import StepMap, Weights
 from mcnqm.domains import unit_interval
 from mcnqm.errors import ParameterError
@@ -53,7 +58,9 @@ class LinearMap:
     rate, rate_low : ndarray, shape (size,)
         u = α h^(1-p), as high and low words.
     unit : ndarray, shape (size,)
-        α' = α h^(-p): the noise is ``unit * sqrt(c/B)``, and the buffer m is its state over ``unit``.
+        α' = α h^(-p): the noise is ``unit * sqrt(c/B)``, and the buffer m is m̃ over ``unit``.
+    flipped : ndarray of bool, shape (size,)
+        Where the second state is m̃ + 2θ.
     """
 
     step: StepMap
@@ -61,11 +68,22 @@ class LinearMap:
     rate: Array
     rate_low: Array
     unit: Array
+    flipped: NDArray[np.bool_]
 
     @property
     def averaged(self) -> bool:
         """Whether the last state is an average of the iterates."""
         return self.readout > 0
+
+    def buffer(self, vector: Array, noise: Array) -> tuple[Array, Array, Array]:
+        """Of m̃: its mean response, its variance and its covariance with θ, from v and S.
+
+        `vector` has the shape (..., n, size) and `noise` (..., n, n, size).
+        """
+        back = np.where(self.flipped, 2.0, 0.0)
+        cross = noise[..., 0, 1, :] - back * noise[..., 0, 0, :]
+        variance = noise[..., 1, 1, :] - back * (noise[..., 0, 1, :] + cross)
+        return vector[..., 1, :] - back * vector[..., 0, :], variance, cross
 
     def weights(self, problem: NoisyQuadratic) -> Weights:
         """Shares of the entries in the risk at batch size 1."""
@@ -91,46 +109,60 @@ def linear_settings(optimizer: Any, batch_size: Any, average: Any = None, **extr
 def linear_map(problem: NoisyQuadratic, nesterov: bool, buffer: bool, values: dict[str, float]) -> LinearMap:
     """The map of one setting; `buffer` says whether the momentum buffer is part of the state."""
     # A rate so large that it overflows diverges; that is a result, not a reason to warn.
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        return _linear_map(problem.curvature, nesterov, buffer, values)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore", divide="ignore"):
+        return _linear_map(problem, nesterov, buffer, values)
 
 
-def _linear_map(h: Array, nesterov: bool, buffer: bool, values: dict[str, float]) -> LinearMap:
-    lr, beta = double(values["lr"]), double(values["momentum"])
-    u = multiply(_spread(lr, h.size), power(h, 1.0 - values["precondition"]))
-    one = double(np.ones_like(h))
-    zero = double(np.zeros_like(h))
+def _linear_map(problem: NoisyQuadratic, nesterov: bool, buffer: bool, values: dict[str, float]) -> LinearMap:
+    size = problem.size
+    curvature, preconditioner = _preconditioned(problem, values["precondition"])
+    u = multiply(_spread(double(values["lr"]), size), curvature)
+    beta = _spread(double(values["momentum"]), size)
+    zero, one = _spread(double(0.0), size), _spread(double(1.0), size)
     stay = subtract(one, u)
+    lead = add(one, beta)
+    flipped = np.zeros(size, dtype=np.bool_)
     if not buffer:
-        rows, impulse = [[stay]], [_negative(one)]
+        rows, impulse, initial = [[stay]], [_negative(one)], [one]
+    elif nesterov:
+        rows = [[subtract(one, multiply(lead, u)), _negative(multiply(beta, beta))], [u, beta]]
+        impulse, initial = [_negative(lead), one], [one, zero]
     else:
-        b = _spread(beta, h.size)
-        if nesterov:
-            lead = add(one, b)
-            rows = [[subtract(one, multiply(lead, u)), _negative(multiply(b, b))], [u, b]]
-            impulse = [_negative(lead), one]
-        else:
-            rows, impulse = [[stay, _negative(b)], [u, b]], [_negative(one), one]
-    initial = [1.0, 0.0][: len(rows)]
+        flipped = u[0] > lead[0]
+        gap = subtract(add(lead, lead), u)
+        rows = [
+            [_where(flipped, subtract(gap, one), stay), _negative(beta)],
+            [_where(flipped, gap, u), _where(flipped, _negative(beta), beta)],
+        ]
+        impulse = [_negative(one), _where(flipped, _negative(one), one)]
+        initial = [one, _where(flipped, add(one, one), zero)]
     readout = 0
     if "average" in values:
-        gamma = _spread(double(values["average"]), h.size)
+        gamma = _spread(double(values["average"]), size)
         weight = subtract(one, gamma)
         readout = len(rows)
         rows = [[*row, zero] for row in rows] + [[*(multiply(weight, entry) for entry in rows[0]), gamma]]
         impulse = [*impulse, multiply(weight, impulse[0])]
-        initial = [*initial, 1.0]
+        initial = [*initial, one]
     return LinearMap(
         StepMap(
             np.array([[np.stack(entry) for entry in row] for row in rows]),
             np.array([np.stack(entry) for entry in impulse]),
-            np.array(initial),
+            np.array([entry[0] for entry in initial]),
         ),
         readout,
         u[0],
         u[1],
-        values["lr"] * h ** -values["precondition"],
+        values["lr"] / preconditioner[0],
+        flipped,
     )
+
+
+@lru_cache(maxsize=16)
+def _preconditioned(problem: NoisyQuadratic, exponent: float) -> tuple[DoubleDouble, DoubleDouble]:
+    """h^(1-p) and h^p, remembered because a sweep over rates asks again and again."""
+    preconditioner = power(problem.curvature, exponent)
+    return divide(double(problem.curvature), preconditioner), preconditioner
 
 
 def maps_of(settings: Settings) -> list[tuple[NDArray[np.int64], dict[str, float]]]:
@@ -146,6 +178,10 @@ def maps_of(settings: Settings) -> list[tuple[NDArray[np.int64], dict[str, float
 
 def _spread(value: DoubleDouble, size: int) -> DoubleDouble:
     return np.full(size, value[0]), np.full(size, value[1])
+
+
+def _where(condition: NDArray[np.bool_], a: DoubleDouble, b: DoubleDouble) -> DoubleDouble:
+    return np.where(condition, a[0], b[0]), np.where(condition, a[1], b[1])
 
 
 def _negative(value: DoubleDouble) -> DoubleDouble:

@@ -80,11 +80,13 @@ def _pair(a: DoubleDouble, b: DoubleDouble, c: DoubleDouble, d: DoubleDouble) ->
     plus = subtract(multiply(subtract(one, a), subtract(one, d)), cross)[0]
     minus = subtract(multiply(add(one, a), add(one, d)), cross)[0]
     root = np.sqrt(np.maximum(discriminant, 0.0))
-    upper_gap = 2.0 * plus / (2.0 - trace[0] + root)  # 1 - r₁
-    lower_gap = 2.0 * minus / (2.0 + trace[0] + root)  # 1 + r₂
+    two = (one[0] + 1.0, one[1])
+    below, above = subtract(two, trace)[0], add(two, trace)[0]
+    upper_gap = 2.0 * plus / (below + root)  # 1 - r₁
+    lower_gap = 2.0 * minus / (above + root)  # 1 + r₂
     # Beyond the edge a denominator may vanish or change sign; there the plain roots lose nothing.
-    upper_gap = np.where(2.0 - trace[0] > 0, upper_gap, 1.0 - 0.5 * (trace[0] + root))
-    lower_gap = np.where(2.0 + trace[0] > 0, lower_gap, 1.0 + 0.5 * (trace[0] - root))
+    upper_gap = np.where(below > 0, upper_gap, 1.0 - 0.5 * (trace[0] + root))
+    lower_gap = np.where(above > 0, lower_gap, 1.0 + 0.5 * (trace[0] - root))
     real = np.minimum(_decay(upper_gap), _decay(lower_gap))
     rotating = discriminant < 0
     complex_ = 0.5 * _decay(subtract(one, determinant)[0])
@@ -102,4 +104,5 @@ def _pair(a: DoubleDouble, b: DoubleDouble, c: DoubleDouble, d: DoubleDouble) ->
 
 def _decay(gap: Array) -> Array:
     """-log|r| from 1-|r|; a gap beyond 1 belongs to a root of the other sign, which its own gap describes."""
-    return np.where(gap >= 1.0, np.inf, -np.log1p(-np.minimum(gap, 1.0)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(gap >= 1.0, np.inf, -np.log1p(-np.minimum(gap, 1.0)))

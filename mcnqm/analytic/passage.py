@@ -118,18 +118,19 @@ def _first_passages(
     """First passages of one map at several batch sizes and targets, which share its ladder."""
     n, size = linear.step.matrix.shape[0], linear.step.matrix.shape[3]
     found = modes(linear.step.matrix)
-    blocks = -(-size // _BLOCK)
-    pad = blocks * _BLOCK - size
+    width = min(_BLOCK, size)
+    blocks = -(-size // width)
+    pad = blocks * width - size
 
     def split(array: NDArray[Any]) -> NDArray[Any]:
         # Padding coordinates are zero and weigh nothing.
         wide = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, pad)])
-        return np.ascontiguousarray(np.moveaxis(wide.reshape(*array.shape[:-1], blocks, _BLOCK), -2, 0))
+        return np.ascontiguousarray(np.moveaxis(wide.reshape(*array.shape[:-1], blocks, width), -2, 0))
 
     # Room for every rung; the kernel fills those it needs, and pages that are never touched cost nothing.
-    shape = (last.bit_length() + 1, blocks, n, n, 2, _BLOCK)
+    shape = (last.bit_length() + 1, blocks, n, n, 2, width)
     return _passages(
-        StepMap(split(linear.step.matrix), split(linear.step.impulse), linear.step.initial),
+        StepMap(split(linear.step.matrix), split(linear.step.impulse), split(linear.step.initial)),
         Weights(split(weights.bias), split(weights.noise), weights.readout),
         _Motion(split(found.kind), split(found.angle)),
         _Goals(batch_size, target, last),
@@ -181,7 +182,7 @@ def _passages(
     scratch = np.empty((n, n, 2, width))
     for k in range(blocks):
         first_rung(
-            StepMap(step.matrix[k], step.impulse[k], step.initial),
+            StepMap(step.matrix[k], step.impulse[k], step.initial[k]),
             Rung(ladder.power[0, k], ladder.noise[0, k]),
         )
     built = 1
@@ -193,7 +194,7 @@ def _passages(
         bias = 0.0
         for k in range(blocks):
             state = State(vector[k], noise[k])
-            start(state, step.initial)
+            start(state, step.initial[k])
             bias += sums(state, Weights(weights.bias[k], weights.noise[k], weights.readout))[0]
         if bias <= goal:
             answer[m] = 0.0

@@ -48,8 +48,8 @@ def steady_state(
     -------
     xarray.Dataset
         ``risk`` (\*sweep), in units of the loss. With `coordinates`, the variables of
-        `mcnqm.analytic.moments` (\*sweep, coordinate), all means being zero. An unstable coordinate with
-        noise is infinite; without noise, the start decides and the limit from zero is returned, which is zero.
+        `mcnqm.analytic.moments` (\*sweep, coordinate), all means being zero. An unstable coordinate
+        with noise is infinite; without noise, the limit from zero is returned, which is zero.
 
     Raises
     ------
@@ -89,18 +89,17 @@ def steady_state(
         terms = np.zeros_like(variance)
         np.multiply(weights.noise, variance, out=terms, where=driven)
         flat[members] = math.fsum(terms) / settings.values["batch_size"][members]
-        for s in members:
-            noise = linear.unit**2 * problem.noise / settings.values["batch_size"][s]
-            with np.errstate(invalid="ignore"):
-                P = np.where(driven, noise * S, 0.0)[:, :, entry]
-            for name, (i, j) in _PLACES.items():
-                if name in names:
-                    units = linear.unit[entry] ** ((i == 1) + (j == 1))
-                    found[name][s] = P[i, j] / units
-            if average is not None:
-                found_name = "average_variance"
-                if found_name in names:
-                    found[found_name][s] = P[linear.readout, linear.readout]
+        with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+            parts = {"theta_variance": S[0, 0], "average_variance": S[linear.readout, linear.readout]}
+            if buffer:
+                _, square, cross = linear.buffer(np.zeros_like(S[0]), S)
+                square = np.where(np.isfinite(S[0, 0]), square, np.inf)
+                parts["momentum_variance"] = square / linear.unit**2
+                parts["theta_momentum_covariance"] = cross / linear.unit
+            for s in members:
+                noise = linear.unit**2 * problem.noise / settings.values["batch_size"][s]
+                for name in names:
+                    found[name][s] = np.where(driven, noise * parts[name], 0.0)[entry]
     data = {"risk": xr.DataArray(settings.unflatten(flat), dims=settings.dims, attrs=LOSS)}
     for name, attrs in names.items():
         data[name] = xr.DataArray(
@@ -108,9 +107,6 @@ def steady_state(
         )
     result = dataset(data, settings, problem, optimizer)
     return result if coordinates is None else result.assign_coords(coordinate=wanted)
-
-
-_PLACES = {"theta_variance": (0, 0), "momentum_variance": (1, 1), "theta_momentum_covariance": (0, 1)}
 
 
 def stationary(linear: LinearMap) -> NDArray[np.float64]:
@@ -121,10 +117,11 @@ def stationary(linear: LinearMap) -> NDArray[np.float64]:
     if stable.any():
         slowest = max(float(decay[stable].min()), 2.0**-60)
         # exp(-2 * 60) is below 106 bits; three more doublings outlive the polynomial of a double root.
-        doublings = max(0, math.ceil(math.log2(60.0 / slowest))) + 3
+        doublings = max(0, math.ceil(math.log2(max(60.0 / slowest, 1.0)))) + 3
         part = linear.step._replace(
             matrix=np.ascontiguousarray(linear.step.matrix[..., stable]),
             impulse=np.ascontiguousarray(linear.step.impulse[..., stable]),
+            initial=np.ascontiguousarray(linear.step.initial[..., stable]),
         )
         S[:, :, stable] = limit(part, doublings)[:, :, 0]
     return S

@@ -164,20 +164,22 @@ def moments(
         linear = linear_map(part, optimizer.nesterov, buffer, values)
         v, S = walk(linear.step, at)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            theta, theta_noise = v[:, 0], S[:, 0, 0]
+            if buffer:
+                m, m_noise, cross_noise = linear.buffer(v, S)
             for s in members:
                 noise = linear.unit**2 * part.noise / settings.values["batch_size"][s]
-                mean = _times(part.initial_mean, v)
-                spread = _times(part.initial_std, v)
-                covariance = spread[:, :, None] * spread[:, None, :] + _times(noise, S)
-                found["theta_mean"][s] = mean[:, 0]
-                found["theta_variance"][s] = _infinite(covariance[:, 0, 0])
+                found["theta_mean"][s] = _times(part.initial_mean, theta)
+                found["theta_variance"][s] = _variance(part, noise, theta, theta_noise)
                 if buffer:
-                    found["momentum_mean"][s] = mean[:, 1] / linear.unit
-                    found["momentum_variance"][s] = _infinite(covariance[:, 1, 1]) / linear.unit**2
-                    found["theta_momentum_covariance"][s] = covariance[:, 0, 1] / linear.unit
+                    found["momentum_mean"][s] = _times(part.initial_mean, m) / linear.unit
+                    found["momentum_variance"][s] = _variance(part, noise, m, m_noise) / linear.unit**2
+                    start = _times(part.initial_std, theta) * _times(part.initial_std, m)
+                    found["theta_momentum_covariance"][s] = (start + _times(noise, cross_noise)) / linear.unit
                 if average is not None:
-                    found["average_mean"][s] = mean[:, linear.readout]
-                    found["average_variance"][s] = _infinite(covariance[:, linear.readout, linear.readout])
+                    last = linear.readout
+                    found["average_mean"][s] = _times(part.initial_mean, v[:, last])
+                    found["average_variance"][s] = _variance(part, noise, v[:, last], S[:, last, last])
     data = {
         name: xr.DataArray(
             settings.unflatten(found[name][:, :, position]),
@@ -201,5 +203,11 @@ def _times(weight: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[n
     return np.where(weight == 0, 0.0, weight * value)
 
 
-def _infinite(variance: NDArray[np.float64]) -> NDArray[np.float64]:
+def _variance(
+    problem: NoisyQuadratic,
+    noise: NDArray[np.float64],
+    response: NDArray[np.float64],
+    collected: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    variance = _times(problem.initial_std, response) ** 2 + _times(noise, collected)
     return np.where(np.isfinite(variance), variance, np.inf)
