@@ -89,6 +89,12 @@ class Pool:
         with ThreadPoolExecutor(self.workers, thread_name_prefix="mcnqm") as own:
             yield own
 
+    @staticmethod
+    def _next(pending: deque[Future[T]]) -> T:
+        result = pending[0].result()  # stays among the pending while we wait, to be cancelled with them
+        pending.popleft()
+        return result
+
     def map(self, function: Callable[..., T], tasks: Iterable[tuple[Any, ...]]) -> Iterator[T]:
         """Yield ``function(*task)`` for each task, in order, with a bounded number in flight."""
         # Kernels in our own threads see the flag at once; a copy of it in another process never changes, and
@@ -100,12 +106,12 @@ class Pool:
                 for task in tasks:
                     pending.append(pool.submit(function, *task))
                     if len(pending) >= window:
-                        yield pending.popleft().result()
+                        yield self._next(pending)
                 while pending:
-                    yield pending.popleft().result()
+                    yield self._next(pending)
             except BaseException:
-                self.cancel[0] = 1
                 for future in pending:
+                    self.cancel[0] = 1
                     future.cancel()
                 raise
 

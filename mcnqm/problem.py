@@ -219,12 +219,12 @@ class NoisyQuadratic:
 
     @cached_property
     def trace(self) -> float:
-        """tr H, the sum of all curvatures."""
+        """Trace tr H, the sum of all curvatures."""
         return math.fsum(self.multiplicity * self.curvature)
 
     @cached_property
     def noise_trace(self) -> float:
-        """tr C, the per-example variance of the whole gradient."""
+        """Trace tr C, the per-example variance of the whole gradient."""
         return math.fsum(self.multiplicity * self.noise)
 
     @cached_property
@@ -238,6 +238,45 @@ class NoisyQuadratic:
     def initial_risk(self) -> float:
         """Expected loss of the starting point."""
         return 0.5 * math.fsum(self.multiplicity * self.curvature * self.initial_second_moment)
+
+    # ------------------------------------------------------------------------------------------- plain numbers
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and strings that `from_dict` turns back into an equal problem; fit for JSON.
+
+        Examples
+        --------
+        >>> NoisyQuadratic.power_law(dim=1000, exponent=1.5).to_dict()["curvature"]
+        {'power_law': 1.5, 'dim': 1000}
+        >>> problem = NoisyQuadratic([1.0, 0.1], noise=[0.2, 0.2])
+        >>> NoisyQuadratic.from_dict(problem.to_dict()) == problem
+        True
+        """
+        curvature: Any = self.curvature.tolist()
+        if self.size > 1 and self.curvature[0] == 1.0:
+            exponent = round(-math.log2(self.curvature[1]), 12) + 0.0
+            if exponent >= 0 and np.array_equal(
+                NoisyQuadratic.power_law(self.size, exponent).curvature, self.curvature
+            ):
+                curvature = {"power_law": exponent, "dim": self.size}
+        same_noise = np.array_equal(self.noise, self.curvature)
+        return {
+            "curvature": curvature,
+            "noise": "curvature" if same_noise else _compact(self.noise),
+            "initial_mean": _compact(self.initial_mean),
+            "initial_std": _compact(self.initial_std),
+            "multiplicity": _compact(self.multiplicity),
+        }
+
+    @classmethod
+    def from_dict(cls, numbers: dict[str, Any]) -> NoisyQuadratic:
+        """The problem that `to_dict` described."""
+        curvature = numbers["curvature"]
+        if isinstance(curvature, dict):
+            curvature = cls.power_law(curvature["dim"], curvature["power_law"]).curvature
+        noise = None if numbers["noise"] == "curvature" else numbers["noise"]
+        others = {name: numbers[name] for name in ("initial_mean", "initial_std", "multiplicity")}
+        return cls(curvature, noise, **others)
 
     # ---------------------------------------------------------------------------------------------- identity
 
@@ -279,6 +318,10 @@ def _like(h: NDArray[np.float64], name: str, domain: Domain, value: ArrayLike) -
     if array.ndim != 0 and array.shape != h.shape:
         raise ParameterError(name, f"shape {array.shape}", f"be a scalar or have curvature's shape {h.shape}")
     return np.broadcast_to(domain.check(name, value), h.shape)
+
+
+def _compact(array: NDArray[Any]) -> Any:
+    return array[0].item() if (array == array[0]).all() else array.tolist()
 
 
 def _bin_labels(position: NDArray[np.float64], span: float, bins: int) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ MAX_STEPS = 2**34
 """The random numbers' counter holds ``step // 4`` in 32 bits."""
 
 _POINTS = 256
-_ALIGN_FROM = 64
+_ALIGN_FROM = 16
 
 
 def recorded_steps(steps: int, record: Any = None, *, limit: int = MAX_STEPS) -> NDArray[np.int64]:

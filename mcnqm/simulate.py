@@ -236,11 +236,8 @@ def _indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
 
 def _attributes(problem: NoisyQuadratic, optimizer: Any, **others: Any) -> dict[str, Any]:
     """The configuration, in types that every netCDF version stores."""
-    config = {
-        "problem": {name: getattr(problem, name).tolist() for name in ("curvature", "noise", "initial_mean")},
-        "optimizer": type(optimizer).__name__,
-    }
-    config["problem"].update(initial_std=problem.initial_std.tolist(), multiplicity=problem.multiplicity.tolist())
+    numbers = {k: np.asarray(v).tolist() for k, v in optimizer._asdict().items()}
+    config = {"problem": problem.to_dict(), "optimizer": {"name": type(optimizer).__name__, **numbers}, **others}
     plain = {k: v if abs(v) < 2**31 else str(v) for k, v in others.items() if isinstance(v, int)}
     words = {k: v for k, v in others.items() if isinstance(v, str)}
     return {

@@ -1,6 +1,6 @@
 """How fast the engine is, beside a well-written in-place NumPy version and beside the machine's own limits.
 
-    python scripts/bench_engine.py [--steps 1024] [--repeats 7] [--json out.json]
+    python scripts/bench_engine.py [--steps 4096] [--repeats 7] [--json out.json]
 
 Coordinate updates per second, through the public `mcnqm.simulate`, compilation warm:
 
@@ -232,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=1024)
+    parser.add_argument("--steps", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", metavar="PATH", help="also write the figures here")
     options = parser.parse_args()

@@ -18,6 +18,7 @@ lanes `LANES` apart (see `mcnqm.kernels.jit.load_row` for why):
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any, NamedTuple
 
 import numba
@@ -278,19 +279,29 @@ def _advance_shard(layout, like_p, like_s, like_c, like_k, shard, state, clock, 
 
 
 @functools.cache
-def advance_kernel(fingerprint: str) -> Any:
+def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
     """The kernel that runs every lane of a shard from ``shard.start`` to ``shard.stop`` completed steps.
 
     ``advance(layout, like_p, like_s, like_c, like_k, shard, state, clock, out, cancel)``, where the ``like_*`` are
-    tuples of floats of the types of the hyperparameters, state, coefficients and clock; the last four arguments are
-    written (`cancel`, uint8 of shape (1,), is read: the kernel returns early once it is not 0).
+    tuples of floats of the types of the hyperparameters, state, coefficients and clock; the last four arguments
+    are written (`cancel`, uint8 of shape (1,), is read: the kernel returns early once it is not 0).
 
-    Numba's cache knows the file of the function it caches, but not what was inlined from elsewhere. A constant in
-    the closure is part of the cache's key, so `fingerprint` stands for all of that.
+    Compiled kernels are cached on disk. Numba's cache knows the file of the function it caches, but not what was
+    inlined from elsewhere: a constant in the closure is part of its key, so `fingerprint` stands for all of that.
+    Its index names every hyperparameter type in it, so each type gets an index of its own: a process that lacks
+    some user's module must still be able to read those of the rest.
     """
 
     def advance(layout, like_p, like_s, like_c, like_k, shard, state, clock, out, cancel):
         fingerprint  # noqa: B018
         _advance_shard(layout, like_p, like_s, like_c, like_k, shard, state, clock, out, cancel)
 
-    return numba.njit(cache=True, **OPTIONS)(advance)
+    owner = f"{hyper_type.__module__}_{hyper_type.__qualname__}".replace(".", "_")
+    advance.__qualname__ = f"advance_{owner}"
+    return numba.njit(cache=_importable(hyper_type), **OPTIONS)(advance)
+
+
+def _importable(cls: type) -> bool:
+    """Whether another process could find this class again, as a cached kernel needs it to."""
+    module = sys.modules.get(cls.__module__)
+    return cls.__module__ != "__main__" and getattr(module, cls.__qualname__, None) is cls

@@ -96,7 +96,7 @@ def advance_shard(
         state = ShardState(state.lanes.copy(), state.clock.copy())
     out = np.zeros((shard.record.size, groups, max(shard.keep, 1), LANES))
 
-    kernel = advance_kernel(f"{_sources()}-{rule.fingerprint}")
+    kernel = advance_kernel(hyper_type, f"{_sources()}-{rule.fingerprint}")
     layout = BY_SETTING if by_setting else BY_TRAJECTORY
     flag = new_cancel_flag() if cancel is None else cancel
     kernel(layout, like_p, like_s, like_c, like_k, shard, state.lanes, state.clock, out.reshape(-1), flag)

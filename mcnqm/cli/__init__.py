@@ -1,0 +1,5 @@
+"""The command line: parse, call a study, save, draw."""
+
+from mcnqm.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,1 @@
+"""Figures. They read Datasets and return matplotlib figures; they compute nothing."""

@@ -1,0 +1,1 @@
+"""One file per research question: a configuration in, a Dataset out."""

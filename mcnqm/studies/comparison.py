@@ -1,0 +1,80 @@
+"""Several optimizers on one problem, side by side on the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from mcnqm.errors import ParameterError
+from mcnqm.optimizers import SGD, Adam, Number
+from mcnqm.problem import NoisyQuadratic
+from mcnqm.settings import settings_of
+from mcnqm.simulate import simulate
+
+__all__ = ["DEFAULT_OPTIMIZERS", "compare"]
+
+DEFAULT_OPTIMIZERS: dict[str, Any] = {
+    "SGD": SGD(lr=0.1),
+    "momentum 0.9": SGD(lr=0.01, momentum=0.9),
+    "Adam": Adam(lr=2e-3),
+}
+"""SGD, momentum at the same effective rate, and Adam: rates near the best at batch size 16, d = 1000, risk 0.01."""
+
+
+def compare(
+    problem: NoisyQuadratic,
+    optimizers: Mapping[str, Any],
+    batch_size: Number,
+    steps: int,
+    **options: Any,
+) -> xr.Dataset:
+    """Simulate several optimizers on the same noise.
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic
+    optimizers : mapping of str to optimizer
+        Label to optimizer. With more than one, hyperparameters must be scalar; the batch size may vary.
+    batch_size : Number
+        Examples per step.
+    steps : int
+        Steps to run.
+    **options
+        As for `mcnqm.simulate`.
+
+    Returns
+    -------
+    xarray.Dataset
+        What `mcnqm.simulate` returns, along a first dimension ``optimizer`` with the labels.
+
+    Raises
+    ------
+    ParameterError
+        If an argument is not allowed, or several optimizers sweep a hyperparameter.
+
+    Examples
+    --------
+    >>> import mcnqm
+    >>> problem = mcnqm.NoisyQuadratic.power_law(dim=10)
+    >>> pair = {"slow": mcnqm.SGD(lr=0.01), "fast": mcnqm.SGD(lr=0.1)}
+    >>> compare(problem, pair, batch_size=8, steps=100, trajectories=2).risk.dims
+    ('optimizer', 'step')
+    """
+    if not optimizers:
+        raise ParameterError("optimizers", dict(optimizers), "not be empty")
+    if len(optimizers) > 1:
+        for label, optimizer in optimizers.items():
+            swept = [dim for dim in settings_of(optimizer, 1).dims if dim != "batch_size"]
+            if swept:
+                allowed = "have scalar hyperparameters when several optimizers are compared"
+                raise ParameterError(f"optimizer {label!r}", f"a sweep over {', '.join(swept)}", allowed)
+    parts = []
+    for optimizer in optimizers.values():
+        runs = simulate(problem, optimizer, batch_size, steps, **options)
+        scalars = [name for name, array in runs.coords.items() if array.ndim == 0 and name != "batch_size"]
+        parts.append(runs.drop_vars(scalars) if len(optimizers) > 1 else runs)
+    labels = np.array(list(optimizers), dtype=str)
+    return xr.concat(parts, dim=xr.Variable("optimizer", labels), combine_attrs="drop_conflicts", join="exact")

@@ -1,0 +1,109 @@
+"""The same bits, however a run is cut: threads, processes, shard sizes, other lanes, other records."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+
+import mcnqm
+from mcnqm.engine import Job, Pool, run_loss
+from mcnqm.kernels.shards import ShardState, advance_shard
+from mcnqm.progress import NoMeter
+from mcnqm.record import recorded_steps
+from mcnqm.settings import settings_of
+
+PROBLEM = mcnqm.NoisyQuadratic.power_law(dim=333)
+OPTIMIZERS = {
+    "SGD": mcnqm.SGD(lr=np.geomspace(0.01, 0.5, 21)),
+    "heavy ball": mcnqm.SGD(lr=np.geomspace(0.01, 0.2, 21), momentum=0.9),
+    "Nesterov": mcnqm.SGD(lr=np.geomspace(0.01, 0.2, 21), momentum=0.9, nesterov=True, precondition=0.3),
+    "Adam": mcnqm.Adam(lr=np.geomspace(1e-3, 0.1, 21), weight_decay=0.01),
+    "RMSProp": mcnqm.RMSProp(lr=np.geomspace(1e-3, 0.1, 21)),
+    "Lion": mcnqm.Lion(lr=np.geomspace(1e-3, 0.1, 21)),
+}
+STEPS = 203  # a multiple of nothing
+
+
+def run(optimizer, **options):
+    return mcnqm.simulate(PROBLEM, optimizer, **{"batch_size": 4, "steps": STEPS, "trajectories": 5, **options})
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_threads_and_repetition(name):
+    once = run(OPTIMIZERS[name], threads=1)
+    assert run(OPTIMIZERS[name], threads=1).identical(once)
+    assert run(OPTIMIZERS[name], threads=2).identical(once)
+    with ThreadPoolExecutor(3) as pool:
+        assert run(OPTIMIZERS[name], executor=pool).identical(once)
+
+
+def test_process_pool():
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        for optimizer in (OPTIMIZERS["heavy ball"], OPTIMIZERS["Adam"]):
+            assert run(optimizer, executor=pool, coordinates=[0, 7]).identical(run(optimizer, coordinates=[0, 7]))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_shard_sizes(name):
+    optimizer = OPTIMIZERS[name]
+    record = recorded_steps(STEPS)
+    job = Job(PROBLEM, optimizer, settings_of(optimizer, 4.0), np.arange(19, dtype=np.uint32), 5, record)
+    whole = run_loss(job, Pool(), NoMeter())
+    for most_lanes in (1, 8, 13, 20):
+        assert np.array_equal(run_loss(job, Pool(), NoMeter(), most_lanes=most_lanes), whole), most_lanes
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_subset_of_the_lanes(name):
+    optimizer = OPTIMIZERS[name]
+    whole = run(optimizer, trajectories=40, batch_size=[1, 4])
+    for k in (0, 10, 20):
+        one = run(optimizer._replace(lr=float(optimizer.lr[k])), trajectories=3, batch_size=4)
+        assert np.array_equal(one.loss, whole.loss.isel(lr=k, batch_size=1, trajectory=slice(3)))
+    some = run(optimizer._replace(lr=optimizer.lr[4:17]), trajectories=11, batch_size=[4])
+    assert np.array_equal(
+        some.loss, whole.loss.isel(lr=slice(4, 17), batch_size=slice(1, 2), trajectory=slice(11))
+    )
+
+
+def test_momentum_zero_beside_others():
+    """SGD without momentum has a kernel of its own; inside a sweep over momentum it does not."""
+    both = run(mcnqm.SGD(lr=0.1, momentum=[0.0, 0.9]))
+    assert np.array_equal(both.loss.isel(momentum=0), run(mcnqm.SGD(lr=0.1)).loss)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_records_and_length_do_not_matter(name):
+    """Four steps in registers, single steps, and a run that ends elsewhere are the same arithmetic."""
+    optimizer = OPTIMIZERS[name]
+    every = run(optimizer, record=range(STEPS + 1))
+    few = run(optimizer, record=[0, 1, 6, 64, 101, STEPS])
+    assert np.array_equal(few.loss, every.loss.sel(step=few.step))
+    assert np.array_equal(run(optimizer, steps=77).loss.isel(step=-1), every.loss.sel(step=77))
+
+
+@pytest.mark.parametrize("by_setting", [True, False])
+def test_a_shard_goes_on_from_its_state(by_setting, monkeypatch):
+    optimizer = OPTIMIZERS["Adam"]._replace(lr=np.geomspace(1e-3, 0.1, 9))
+    shards = []
+    monkeypatch.setattr("mcnqm.engine.advance_shard", lambda *a, **k: shards.append(a) or advance_shard(*a, **k))
+    job = Job(PROBLEM, optimizer, settings_of(optimizer, 4.0), np.arange(9, dtype=np.uint32), 5, np.array([STEPS]))
+    run_loss(job, Pool(threads=1), NoMeter())
+    kind, _, shard = shards[0]
+    if not by_setting:
+        shard = shard._replace(n_settings=9, trajectories=np.arange(9, dtype=np.uint32))
+    whole, end = advance_shard(kind, by_setting, shard)
+    state: ShardState | None = None
+    for start, stop in ((0, 50), (50, 128), (128, 131), (131, STEPS)):
+        part, state = advance_shard(kind, by_setting, shard._replace(start=start, stop=stop), state)
+    assert np.array_equal(part, whole)
+    assert state is not None
+    assert np.array_equal(state.lanes, end.lanes)
+
+
+def test_seeds_differ():
+    assert not np.array_equal(run(OPTIMIZERS["SGD"], seed=0).loss, run(OPTIMIZERS["SGD"], seed=1).loss)
+    assert not np.array_equal(run(OPTIMIZERS["SGD"], seed=0).loss, run(OPTIMIZERS["SGD"], seed=2**32).loss)

@@ -1,0 +1,161 @@
+"""Descriptions of optimizers: ranges, comparison, and the extension point."""
+
+from __future__ import annotations
+
+import pickle
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import mcnqm
+from mcnqm import SGD, Adam, Lion, ParameterError, RMSProp
+from mcnqm.cli.parsing import parse_optimizer
+from mcnqm.domains import positive, unit_interval
+from mcnqm.optimizers import numeric_fields
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SGD(lr=0), "lr must be > 0, got 0.0"),
+        (lambda: SGD(lr=-0.1), "lr must be > 0, got -0.1"),
+        (lambda: SGD(lr=np.nan), "lr must be > 0 and finite, got nan"),
+        (lambda: SGD(lr=[0.1, np.inf]), "lr must be > 0 and finite, got inf"),
+        (lambda: SGD(lr=[]), "lr must not be empty"),
+        (lambda: SGD(lr="fast"), "lr must be > 0, got 'fast'"),
+        (lambda: SGD(lr=True), "lr must be > 0, got True"),
+        (lambda: SGD(lr=None), "lr must be > 0, got None"),
+        (lambda: SGD(lr=[[0.1]]), "lr must be a scalar, a 1-D array"),
+        (lambda: SGD(lr=0.1, momentum=1), "momentum must be in [0, 1), got 1.0"),
+        (lambda: SGD(lr=0.1, momentum=-0.1), "momentum must be in [0, 1), got -0.1"),
+        (lambda: SGD(lr=0.1, nesterov=1), "nesterov must be True or False, got 1"),
+        (lambda: SGD(lr=0.1, precondition=np.inf), "precondition must be finite, got inf"),
+        (lambda: Adam(lr=0.1, beta1=1.0), "beta1 must be in [0, 1), got 1.0"),
+        (lambda: Adam(lr=0.1, beta2=-1e-3), "beta2 must be in [0, 1), got -0.001"),
+        (lambda: Adam(lr=0.1, eps=-1e-8), "eps must be >= 0, got -1e-08"),
+        (lambda: Adam(lr=0.1, weight_decay=-1), "weight_decay must be >= 0, got -1.0"),
+        (lambda: RMSProp(lr=0.1, alpha=1), "alpha must be in [0, 1), got 1.0"),
+        (lambda: Lion(lr=xr.DataArray([0.1, -0.2])), "lr must be > 0, got -0.2"),
+        (lambda: SGD(lr=0.1)._replace(lr=-1), "lr must be > 0, got -1.0"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ParameterError) as caught:
+        make()
+    assert message in str(caught.value)
+
+
+def test_comparison_hash_and_pickle():
+    a, b = SGD(lr=np.array([0.1, 0.2])), SGD(lr=[0.1, 0.2])
+    assert a == b
+    assert not (a != b)
+    assert hash(a) == hash(b)
+    assert a != SGD(lr=[0.1, 0.3])
+    assert SGD(lr=0.1) != Adam(lr=0.1)
+    assert pickle.loads(pickle.dumps(a)) == a
+
+
+def test_arrays_are_frozen():
+    rates = np.array([0.1, 0.2])
+    optimizer = SGD(lr=rates)
+    rates[0] = -1
+    assert optimizer.lr[0] == 0.1
+    with pytest.raises(ValueError, match="read-only"):
+        optimizer.lr[0] = 1
+
+
+# --------------------------------------------------------------------------------- an optimizer of the user's own
+
+
+@mcnqm.hyperparameters(lr=positive, decay=unit_interval)
+class Normalised(NamedTuple):
+    """Momentum over a running mean of |g|, with a warm-up: every feature of the extension point at once."""
+
+    lr: float
+    decay: float = 0.9
+    absolute: bool = True
+
+
+def _clock(p, k):
+    done = k[0] + 1.0
+    return (done,), (p.lr * (done / 10.0 if done < 10.0 else 1.0),)
+
+
+@mcnqm.update_rule(Normalised, state=("m", "a"), clock=_clock, clock_start=(0.0,))
+def _normalised(p, c, g, theta, s):
+    size = g if g > 0.0 else -g
+    m = p.decay * s[0] + (1.0 - p.decay) * g
+    a = p.decay * s[1] + (1.0 - p.decay) * (size if p.absolute > 0.0 else g * g)
+    return theta - c[0] * m / (a + 1e-3), (m, a)
+
+
+def _normalised_path(theta, gradient, steps, *, lr, decay):
+    path, m, a = [theta.copy()], np.zeros_like(theta), np.zeros_like(theta)
+    for t in range(steps):
+        g = gradient(t, theta)
+        m = decay * m + (1 - decay) * g
+        a = decay * a + (1 - decay) * abs(g)
+        theta = theta - lr * min(1.0, (t + 1) / 10) * m / (a + 1e-3)
+        path.append(theta.copy())
+    return np.stack(path)
+
+
+def test_own_optimizer_in_a_sweep(small_problem):
+    runs = mcnqm.simulate(
+        small_problem, Normalised(lr=np.geomspace(1e-3, 1e-2, 9), decay=[0.5, 0.9]), 4, 200,
+        trajectories=2, coordinates=range(7), record=range(201),
+    )  # fmt: skip
+    assert runs.loss.dims == ("lr", "decay", "trajectory", "step")
+    z = mcnqm.noise(0, 1, range(7), 200)[0]
+    start = mcnqm.noise(0, 1, range(7), 1, purpose="initial")[0, 0]
+    theta = small_problem.initial_mean + small_problem.initial_std * start
+    sigma = np.sqrt(small_problem.noise / 4)
+    expected = _normalised_path(
+        theta, lambda t, x: small_problem.curvature * x + sigma * z[t], 200, lr=1e-2, decay=0.9
+    )
+    found = runs.theta.isel(lr=-1, decay=1, trajectory=1)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11 * np.abs(expected).max())
+
+
+def test_own_optimizer_by_name():
+    assert parse_optimizer("normalised lr=0.1 absolute=false") == Normalised(0.1, 0.9, False)
+    assert list(numeric_fields(Normalised(0.1))) == ["lr", "decay"]
+
+
+def test_an_optimizer_without_an_update(small_problem):
+    @mcnqm.hyperparameters(lr=positive)
+    class Idle(NamedTuple):
+        lr: float
+
+    with pytest.raises(ParameterError, match="optimizer must have an update.*got 'Idle'"):
+        mcnqm.simulate(small_problem, Idle(0.1), 4, 10)
+
+
+def test_domains_of_unknown_fields():
+    with pytest.raises(ParameterError, match="name fields of Odd"):
+
+        @mcnqm.hyperparameters(rate=positive)
+        class Odd(NamedTuple):
+            lr: float
+
+
+def test_an_edited_update_is_not_served_from_the_cache():
+    """The fingerprint under which kernels are cached follows the source and the constants it names."""
+    from mcnqm.kernels.updates import rule_of
+
+    def rule(scale):
+        @mcnqm.hyperparameters(lr=positive)
+        class Scaled(NamedTuple):
+            lr: float
+
+        exec_globals = {"SCALE": scale}
+        exec("def update(p, c, g, theta, s):\n    return theta - SCALE * p.lr * g, s", exec_globals)
+        mcnqm.update_rule(Scaled)(exec_globals["update"])
+        return rule_of(Scaled)
+
+    assert rule(2.0).fingerprint == rule(2.0).fingerprint
+    assert rule(2.0).fingerprint != rule(3.0).fingerprint
+
+
