@@ -28,7 +28,7 @@ from mcnqm import analytic
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 BATCH_SIZES = 2.0 ** np.arange(21)
 TARGET = 0.01
-COARSE = 1.5
+COARSE = 1.6
 SCALES = (1.1, 1.03, 1.01)
 
 # A candidate is (log effective rate, log(1 - momentum)): along the first axis the noise floor moves, along
@@ -45,29 +45,27 @@ class Cell(NamedTuple):
 
 
 def steps(
-    problem: mcnqm.NoisyQuadratic, points: NDArray[np.float64], batch_size: Any, power: float
+    problem: mcnqm.NoisyQuadratic, points: NDArray[np.float64], batch_size: Any, power: float, below: float = np.inf
 ) -> NDArray[np.float64]:
-    """Steps to the target of each candidate (rows), at each batch size."""
+    """Steps to the target of each candidate (rows), at each batch size; infinite if not less than `below`."""
     rest = np.exp(points[:, 1])
     lr = xr.DataArray(np.exp(points[:, 0]) * rest, dims="candidate")
     momentum = xr.DataArray(1.0 - rest, dims="candidate")
     optimizer = mcnqm.SGD(lr=lr, momentum=momentum, precondition=power)
-    return np.asarray(analytic.steps_to_target(problem, optimizer, batch_size, TARGET).steps.values)
+    last = max(int(below) - 1, 0) if np.isfinite(below) else 2**53
+    found = analytic.steps_to_target(problem, optimizer, batch_size, TARGET, max_steps=last)
+    return np.asarray(found.steps.values)
 
 
-def descend(
-    problem: mcnqm.NoisyQuadratic, cell: Cell, start: Point, scales: tuple[float, ...]
-) -> tuple[Point, float]:
+def descend(problem: mcnqm.NoisyQuadratic, cell: Cell, start: Point, scales: tuple[float, ...]) -> tuple[Point, float]:
     """Move to the best neighbour, at ever smaller scales, until no neighbour at any scale is better."""
     best = float(steps(problem, np.array([start]), cell.batch_size, cell.power)[0])
-    offsets = [
-        (i, j) for i in (-1, 0, 1) for j in ((-1, 0, 1) if cell.momentum else (0,)) if (i, j) != (0, 0)
-    ]
+    offsets = [(i, j) for i in (-1, 0, 1) for j in ((-1, 0, 1) if cell.momentum else (0,)) if (i, j) != (0, 0)]
     scale = 0
     while scale < len(scales):
         step = np.log(scales[scale])
         around = np.array([(start[0] + i * step, min(start[1] + j * step, 0.0)) for i, j in offsets])
-        found = steps(problem, around, cell.batch_size, cell.power)
+        found = steps(problem, around, cell.batch_size, cell.power, best)
         k = int(np.argmin(found))
         if found[k] < best:
             start, best = (float(around[k, 0]), float(around[k, 1])), float(found[k])
@@ -106,12 +104,10 @@ def tune_curve(problem: mcnqm.NoisyQuadratic, power: float, momentum: bool) -> x
             (x, y), _ = tuned[b - order]
             shift = order * np.log(2.0)  # where noise rules, the rate and 1 - momentum go with the batch size
             for start in ((x, y), (x + shift, min(y + shift, 0.0) if momentum else y)):
-                there = float(steps(fine, np.array([start]), cells[b].batch_size, power)[0])
+                there = float(steps(fine, np.array([start]), cells[b].batch_size, power, tuned[b][1])[0])
                 if there < tuned[b][1]:
                     tuned[b] = descend(fine, cells[b], start, SCALES)
-    tuned = [
-        descend(problem, cell, start, SCALES[-1:]) for cell, (start, _) in zip(cells, tuned, strict=True)
-    ]
+    tuned = [descend(problem, cell, start, SCALES[-1:]) for cell, (start, _) in zip(cells, tuned, strict=True)]
     rest = np.exp([point[1] for point, _ in tuned])
     return xr.Dataset(
         {
@@ -155,9 +151,7 @@ def main() -> None:
     which = [(p, free) for free in (True, False) for p in POWERS]
     with ThreadPoolExecutor(arguments.threads) as pool:
         curves = dict(zip(which, pool.map(lambda pair: tune_curve(problem, *pair), which), strict=True))
-    print(
-        f"all curves, d = {problem.dim}, {arguments.threads} threads: {time.perf_counter() - start:.1f} s\n"
-    )
+    print(f"all curves, d = {problem.dim}, {arguments.threads} threads: {time.perf_counter() - start:.1f} s\n")
     table = xr.concat(
         [
             xr.concat([curves[p, m] for m in (False, True)], xr.Variable("tuned_momentum", [False, True]))

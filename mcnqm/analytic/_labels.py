@@ -35,9 +35,7 @@ def moment_attrs(buffer: bool, averaged: bool, means: bool = True) -> dict[str, 
     return {
         name: {"units": units, "long_name": long_name}
         for name, (units, long_name) in _MOMENTS.items()
-        if (buffer or "momentum" not in name)
-        and (averaged or "average" not in name)
-        and (means or "mean" not in name)
+        if (buffer or "momentum" not in name) and (averaged or "average" not in name) and (means or "mean" not in name)
     }
 
 

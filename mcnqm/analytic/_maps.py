@@ -97,9 +97,7 @@ class LinearMap:
 def linear_settings(optimizer: Any, batch_size: Any, average: Any = None, **extra: Any) -> Settings:
     """`settings_of` for linear optimizers: refuse the others, and broadcast the decay of an average."""
     if not isinstance(optimizer, SGD):
-        raise ParameterError(
-            "optimizer", optimizer, "be linear in the gradient (mcnqm.SGD) for a closed form"
-        )
+        raise ParameterError("optimizer", optimizer, "be linear in the gradient (mcnqm.SGD) for a closed form")
     if average is not None:
         unit_interval.check("average", getattr(average, "values", average))
         extra = {"average": average, **extra}

@@ -20,9 +20,7 @@ from mcnqm.record import recorded_steps
 __all__ = ["bayes_bound", "information_bound", "theorem1"]
 
 
-def theorem1(
-    problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: int, *, record: Any = None
-) -> xr.Dataset:
+def theorem1(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: int, *, record: Any = None) -> xr.Dataset:
     r"""The bound of Theorem 1 of Zhang et al. (2019), and the value it bounds.
 
     .. math::
@@ -181,16 +179,12 @@ def _examples(examples: Any, domain: Domain) -> tuple[xr.DataArray, NDArray[np.f
     if isinstance(examples, xr.DataArray):
         return examples, array
     if array.ndim > 1:
-        raise ParameterError(
-            "examples", f"shape {array.shape}", "be a scalar, a 1-D array or an xarray.DataArray"
-        )
+        raise ParameterError("examples", f"shape {array.shape}", "be a scalar, a 1-D array or an xarray.DataArray")
     label = xr.DataArray(array, dims=("examples",)[: array.ndim])
     return label.assign_coords(examples=label), array
 
 
-def _bound(
-    problem: NoisyQuadratic, label: xr.DataArray, value: NDArray[np.float64], long_name: str
-) -> xr.Dataset:
+def _bound(problem: NoisyQuadratic, label: xr.DataArray, value: NDArray[np.float64], long_name: str) -> xr.Dataset:
     data = xr.DataArray(value, dims=label.dims, attrs={"units": "loss", "long_name": long_name})
     coords = {**{str(k): v for k, v in label.coords.items()}, "examples": label.reset_coords(drop=True)}
     return xr.Dataset({"risk": data}, coords=coords, attrs={"method": "analytic", "problem": repr(problem)})

@@ -16,9 +16,7 @@ from mcnqm.record import recorded_steps
 __all__ = ["sde_risk"]
 
 
-def sde_risk(
-    problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: int, *, record: Any = None
-) -> xr.Dataset:
+def sde_risk(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: int, *, record: Any = None) -> xr.Dataset:
     r"""Expected loss of the stochastic differential equation that SGD tends to as αh → 0.
 
     .. math::

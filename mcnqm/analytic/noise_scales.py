@@ -125,9 +125,7 @@ def _second_moment(problem: NoisyQuadratic, value: Any) -> NDArray[np.float64]:
             )
         P = np.broadcast_to(P, problem.curvature.shape)
     if not np.any(P > 0):
-        raise ParameterError(
-            "second_moment", 0.0, "be > 0 in some coordinate: without a gradient there is no scale"
-        )
+        raise ParameterError("second_moment", 0.0, "be > 0 in some coordinate: without a gradient there is no scale")
     return P
 
 

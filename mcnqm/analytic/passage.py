@@ -145,13 +145,13 @@ class _Goals(NamedTuple):
 
 
 @njit
-def _lower_bound(
-    motion: _Motion, weights: Weights, batch_size: float, steps: int, ends: tuple[State, State]
-) -> float:
-    """Sum over a block of what each coordinate's risk cannot fall below between two states."""
+def _lower_bound(motion: _Motion, weights: Weights, batch_size: float, steps: int, ends: tuple[State, State]) -> float:
+    """Sum over a block of what each coordinate's risk cannot fall below between two states.
+
+    `steps` is the number of steps from one to the other, and even.
+    """
     first, second = ends
     i = weights.readout
-    odd = steps % 2 == 1
     total = 0.0
     for c in range(weights.bias.size):
         b, w = weights.bias[c], weights.noise[c] / batch_size
@@ -164,10 +164,9 @@ def _lower_bound(
             later = w * second.noise[i, i, 0, c] if w > 0.0 else 0.0
             total += min(before + noise, after + later)
             continue
-        same = v1 * v2 < 0.0 if kind == ALTERNATING and odd else v1 * v2 > 0.0
-        if same and (
-            kind in (DECAYING, ALTERNATING)
-            or (kind == ROTATING and motion.angle[c] * steps < np.pi * (1.0 - 1e-9))
+        # An even number of steps, so that alternating modes too compare by their sign.
+        if v1 * v2 > 0.0 and (
+            kind in (DECAYING, ALTERNATING) or (kind == ROTATING and motion.angle[c] * steps < np.pi * (1.0 - 1e-9))
         ):
             noise += min(before, after)
         total += noise
@@ -175,9 +174,7 @@ def _lower_bound(
 
 
 @njit
-def _passages(
-    step: StepMap, weights: Weights, motion: _Motion, goals: _Goals, ladder: Rung
-) -> NDArray[np.float64]:
+def _passages(step: StepMap, weights: Weights, motion: _Motion, goals: _Goals, ladder: Rung) -> NDArray[np.float64]:
     blocks, n, width = step.matrix.shape[0], step.matrix.shape[1], step.matrix.shape[4]
     scratch = np.empty((n, n, 2, width))
     for k in range(blocks):

@@ -79,9 +79,7 @@ def convergence_rate(
         "spectral_radius": xr.DataArray(settings.unflatten(radius), dims=wide, attrs={"units": "1"}),
         "decay": xr.DataArray(settings.unflatten(decay[:, entry]), dims=wide, attrs={"units": "1/steps"}),
         "slowest": xr.DataArray(settings.unflatten(largest), dims=settings.dims, attrs={"units": "1"}),
-        "relaxation": xr.DataArray(
-            settings.unflatten(relaxation), dims=settings.dims, attrs={"units": "steps"}
-        ),
+        "relaxation": xr.DataArray(settings.unflatten(relaxation), dims=settings.dims, attrs={"units": "steps"}),
     }
     return dataset(data, settings, problem, optimizer).assign_coords(coordinate=wanted)
 

@@ -102,9 +102,7 @@ def steady_state(
                     found[name][s] = np.where(driven, noise * parts[name], 0.0)[entry]
     data = {"risk": xr.DataArray(settings.unflatten(flat), dims=settings.dims, attrs=LOSS)}
     for name, attrs in names.items():
-        data[name] = xr.DataArray(
-            settings.unflatten(found[name]), dims=(*settings.dims, "coordinate"), attrs=attrs
-        )
+        data[name] = xr.DataArray(settings.unflatten(found[name]), dims=(*settings.dims, "coordinate"), attrs=attrs)
     result = dataset(data, settings, problem, optimizer)
     return result if coordinates is None else result.assign_coords(coordinate=wanted)
 

@@ -27,15 +27,11 @@ def lyapunov(h: float, c: float, optimizer: SGD, average: float | None) -> np.nd
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("average", [None, 0.0, 0.7, 0.9])
 @pytest.mark.parametrize("beta", [0.0, 0.3, 0.9])
-def test_steady_state_solves_the_lyapunov_equation(
-    nesterov: bool, average: float | None, beta: float
-) -> None:
+def test_steady_state_solves_the_lyapunov_equation(nesterov: bool, average: float | None, beta: float) -> None:
     for u in (0.01, 0.1, 1.0, 1.3):
         optimizer = SGD(u / 0.2, beta, nesterov, 0.0)
         P = lyapunov(0.2, 0.7, optimizer, average)
-        got = analytic.steady_state(
-            NoisyQuadratic([0.2], 0.7), optimizer, 1, coordinates=[0], average=average
-        )
+        got = analytic.steady_state(NoisyQuadratic([0.2], 0.7), optimizer, 1, coordinates=[0], average=average)
         np.testing.assert_allclose(got.theta_variance.item(), P[0, 0], rtol=1e-10)
         if beta > 0:
             np.testing.assert_allclose(got.momentum_variance.item(), P[1, 1], rtol=1e-10)
@@ -49,11 +45,7 @@ def test_steady_state_solves_the_lyapunov_equation(
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.99, 1 - 1e-12])
 def test_steady_state_is_the_closed_form_from_edge_to_edge(beta: float) -> None:
     edge = 2 * (1 + beta)
-    for u in (
-        [10.0**-k for k in range(1, 17)]
-        + [edge * (1 - 10.0**-k) for k in range(1, 15)]
-        + [(1 - beta**0.5) ** 2]
-    ):
+    for u in [10.0**-k for k in range(1, 17)] + [edge * (1 - 10.0**-k) for k in range(1, 15)] + [(1 - beta**0.5) ** 2]:
         if u == 0:
             continue
         got = analytic.steady_state(NoisyQuadratic([1.0]), SGD(u, beta), 8).risk.item()
@@ -76,9 +68,7 @@ def test_steady_state_is_where_the_risk_goes() -> None:
     problem = NoisyQuadratic([1.0, 0.03], [0.5, 2.0], initial_mean=3.0, multiplicity=[1, 4])
     for optimizer in (SGD(0.4), SGD(3.3, 0.8), SGD(0.4, 0.8, True), SGD(0.4, 0.8, False, 0.5)):
         for average in (None, 0.95):
-            late = analytic.risk(problem, optimizer, [1, 5], 10**6, record=[10**6], average=average).risk[
-                :, 0
-            ]
+            late = analytic.risk(problem, optimizer, [1, 5], 10**6, record=[10**6], average=average).risk[:, 0]
             limit = analytic.steady_state(problem, optimizer, [1, 5], average=average).risk
             np.testing.assert_allclose(late, limit, rtol=1e-14)
     moments = analytic.moments(problem, SGD(3.3, 0.8), 5, 10**6, record=[10**6]).isel(step=0)
@@ -134,9 +124,7 @@ def test_decay_says_how_fast_the_risk_falls() -> None:
     problem = NoisyQuadratic([1.0, 0.01], 0.0)
     for optimizer, average in ((SGD(0.5), None), (SGD(0.5, 0.3), None), (SGD(0.5), 0.999)):
         rate = analytic.convergence_rate(problem, optimizer, average=average)
-        late = analytic.risk(
-            problem, optimizer, 1, 40_000, record=[20_000, 20_001], average=average
-        ).risk.values
+        late = analytic.risk(problem, optimizer, 1, 40_000, record=[20_000, 20_001], average=average).risk.values
         assert late[1] / late[0] == pytest.approx(rate.slowest.item() ** 2, rel=1e-9)
         assert rate.relaxation.item() == pytest.approx(-1 / np.log(rate.slowest.item()), rel=1e-9)
     assert analytic.convergence_rate(problem, SGD(3.0)).relaxation.item() == np.inf
@@ -165,9 +153,7 @@ def test_largest_stable_lr_separates_decay_from_growth(nesterov: bool, p: float)
     st.sampled_from([0.0, 0.5, 1.0]),
     st.integers(1, 100),
 )
-def test_theorem_1_bounds_the_exact_value(
-    h: list[float], share: float, beta: float, p: float, B: int
-) -> None:
+def test_theorem_1_bounds_the_exact_value(h: list[float], share: float, beta: float, p: float, B: int) -> None:
     problem = NoisyQuadratic(h, noise=np.sqrt(h), initial_mean=0.5)
     lr = float(share * analytic.largest_stable_lr(problem, SGD(1.0, beta, False, p)).largest_stable_lr)
     both = analytic.theorem1(problem, SGD(lr, beta, False, p), B, 3000, record=[*range(200), 3000])
@@ -254,9 +240,7 @@ def test_bounds_without_noise_or_spread() -> None:
 
 
 def test_greedy_rate_minimises_the_next_risk() -> None:
-    problem = NoisyQuadratic(
-        [2.0, 0.5, 0.1], [1.0, 3.0, 0.2], initial_mean=[1.0, 0.0, -2.0], multiplicity=[1, 2, 3]
-    )
+    problem = NoisyQuadratic([2.0, 0.5, 0.1], [1.0, 3.0, 0.2], initial_mean=[1.0, 0.0, -2.0], multiplicity=[1, 2, 3])
     for B in (1, 7, 1e6):
         best = minimize_scalar(
             lambda lr, B=B: analytic.risk(problem, SGD(lr), B, 1).risk[1].item(),

@@ -39,9 +39,7 @@ def test_risk_equals_the_recursion_in_500_random_cases(kind: str) -> None:
     with mpmath.workdps(60):
         for _ in range(500):
             case = exact_recursion.random_case(rng, kind)
-            steps = int(
-                rng.choice([0, 1, 2, 3, 7, 8, 20, 63], p=[0.05, 0.1, 0.1, 0.15, 0.15, 0.15, 0.2, 0.1])
-            )
+            steps = int(rng.choice([0, 1, 2, 3, 7, 8, 20, 63], p=[0.05, 0.1, 0.1, 0.15, 0.15, 0.15, 0.2, 0.1]))
             worst = max(worst, (relative_error(case, steps), case, steps), key=lambda entry: entry[0])
     assert worst[0] < 2e-15, worst
 
@@ -61,12 +59,8 @@ def test_risk_equals_the_rational_recursion(kind: str) -> None:
     for _ in range(20):
         case = exact_recursion.random_case(rng, kind)
         expected = exact_recursion.risk(case, 9, Fraction)
-        got = analytic.risk(
-            case.problem, case.optimizer, case.batch_size, 9, record=[9], average=case.average
-        )
-        assert (
-            float(abs(Fraction(got.risk.item()) - expected) / expected) < 1e-15 if expected else not got.risk
-        )
+        got = analytic.risk(case.problem, case.optimizer, case.batch_size, 9, record=[9], average=case.average)
+        assert float(abs(Fraction(got.risk.item()) - expected) / expected) < 1e-15 if expected else not got.risk
 
 
 @pytest.mark.parametrize("steps", [10**6, 10**9, 10**12])
@@ -86,9 +80,7 @@ def test_risk_after_very_many_steps(steps: int, beta: float) -> None:
             lr = u / h
             with mpmath.workdps(200):
                 expected = exact_recursion.heavy_ball_closed_form(h, noise, lr, beta, steps=steps)
-                got = analytic.risk(
-                    NoisyQuadratic([h], noise), SGD(lr, beta), 1, steps, record=[steps]
-                ).risk.item()
+                got = analytic.risk(NoisyQuadratic([h], noise), SGD(lr, beta), 1, steps, record=[steps]).risk.item()
                 if expected < 1e-250:
                     assert got < 1e-240
                     continue
@@ -192,9 +184,7 @@ def test_the_batch_of_a_block_does_not_matter() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "optimizer", [SGD(3.0), SGD(5.0, 0.9), SGD(2.0, 0.9, nesterov=True), SGD(1e300), SGD(1e308)]
-)
+@pytest.mark.parametrize("optimizer", [SGD(3.0), SGD(5.0, 0.9), SGD(2.0, 0.9, nesterov=True), SGD(1e300), SGD(1e308)])
 def test_an_unstable_rate_grows_to_infinity_in_silence(optimizer: SGD) -> None:
     problem = NoisyQuadratic([1.0, 1e-3])
     risk = analytic.risk(problem, optimizer, 1, 10**6).risk.values
@@ -256,9 +246,7 @@ def test_preconditioning_is_plain_sgd_on_another_problem(
 
 @settings(deadline=None, max_examples=50)
 @given(spectra, rates, momenta, st.booleans(), st.tuples(st.integers(-20, 20), st.integers(-20, 20)))
-def test_units_do_not_matter(
-    h: list[float], lr: float, beta: float, nesterov: bool, units: tuple[int, int]
-) -> None:
+def test_units_do_not_matter(h: list[float], lr: float, beta: float, nesterov: bool, units: tuple[int, int]) -> None:
     # Powers of two scale without rounding, so the answers must agree to the last bit or two.
     a, b = 2.0 ** units[0], 2.0 ** units[1]  # new loss = a * loss, new parameter = b * parameter
     curvature = np.array(h)
