@@ -30,6 +30,7 @@ BATCH_SIZES = 2.0 ** np.arange(21)
 TARGET = 0.01
 COARSE = 1.6
 SCALES = (1.1, 1.03, 1.01)
+PLATEAU = 20  # steps: below, one step is more than a change of 1 % in the rate can buy
 
 # A candidate is (log effective rate, log(1 - momentum)): along the first axis the noise floor moves, along
 # the second only the transient does, so the basin is not a diagonal.
@@ -75,6 +76,22 @@ def descend(problem: mcnqm.NoisyQuadratic, cell: Cell, start: Point, scales: tup
     return start, best
 
 
+def cross_plateau(problem: mcnqm.NoisyQuadratic, cell: Cell, start: Point, best: float) -> tuple[Point, float]:
+    """Look further around where steps are so few that a descent sees only ties."""
+    if best > PLATEAU:
+        return start, best
+    rates = start[0] + np.arange(-24, 25) * np.log(1.025)
+    rests = start[1] + np.arange(-8, 9) * np.log(1.1) if cell.momentum else np.zeros(1)
+    rests = np.unique(np.append(np.minimum(rests, 0.0), 0.0))
+    around = np.stack(np.meshgrid(rates, rests, indexing="ij"), axis=-1).reshape(-1, 2)
+    found = steps(problem, around, cell.batch_size, cell.power, best)
+    k = int(np.argmin(found))
+    if found[k] >= best:
+        return start, best
+    moved = descend(problem, cell, (float(around[k, 0]), float(around[k, 1])), SCALES)
+    return cross_plateau(problem, cell, *moved)
+
+
 def grid(free: bool, smallest: float) -> NDArray[np.float64]:
     """Candidates a factor apart: effective rates up to instability, momenta up to 0.999."""
     # h^(1-p) <= 1 here, so 2 is the limit without momentum; with it, an effective rate of 2(1+β)/(1-β).
@@ -107,6 +124,7 @@ def tune_curve(problem: mcnqm.NoisyQuadratic, power: float, momentum: bool) -> x
                 there = float(steps(fine, np.array([start]), cells[b].batch_size, power, tuned[b][1])[0])
                 if there < tuned[b][1]:
                     tuned[b] = descend(fine, cells[b], start, SCALES)
+    tuned = [cross_plateau(fine, cell, *found) for cell, found in zip(cells, tuned, strict=True)]
     tuned = [descend(problem, cell, start, SCALES[-1:]) for cell, (start, _) in zip(cells, tuned, strict=True)]
     rest = np.exp([point[1] for point, _ in tuned])
     return xr.Dataset(
