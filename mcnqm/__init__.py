@@ -1,6 +1,8 @@
 """Real optimizers on the noisy quadratic model: fast trajectories beside exact risk."""
 
+from mcnqm import analytic
 from mcnqm._version import __version__
+from mcnqm.agreement import agreement
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.updates import update_rule
 from mcnqm.optimizers import SGD, Adam, Lion, RMSProp, hyperparameters
@@ -15,6 +17,8 @@ __all__ = [
     "ParameterError",
     "RMSProp",
     "__version__",
+    "agreement",
+    "analytic",
     "hyperparameters",
     "noise",
     "simulate",

@@ -53,14 +53,15 @@ class Domain:
         return array
 
 
-def real_array(
-    name: str, value: Any, allowed: str = "be a real number or an array of them"
-) -> NDArray[np.float64]:
+def real_array(name: str, value: Any, allowed: str = "be a real number or an array of them") -> NDArray[np.float64]:
     """Convert to float64 what is a real number or an array of them, and refuse the rest.
 
     Booleans, strings, complex numbers and objects are refused rather than converted.
     """
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # ragged
+        raise ParameterError(name, value, allowed) from None
     if array.dtype.kind not in "iuf":
         raise ParameterError(name, value, allowed)
     if array.size == 0:

@@ -38,6 +38,9 @@ _SMALLEST_BLOCK = 8
 _GROUPS = 16
 """Most groups of lanes in a shard, so that its state stays small."""
 
+_PATHS = 32
+"""Most coordinates of a shard that keeps paths."""
+
 _OUT_BYTES = 2**25
 """Most memory of a shard's result."""
 
@@ -172,10 +175,8 @@ class _Coordinates:
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
 
-    def __getitem__(self, part: slice) -> _Coordinates:
-        return _Coordinates(
-            self.index[part], self.curvature[part], self.noise[part], self.mean[part], self.std[part]
-        )
+    def __getitem__(self, part: slice | NDArray[np.int64]) -> _Coordinates:
+        return _Coordinates(self.index[part], self.curvature[part], self.noise[part], self.mean[part], self.std[part])
 
 
 def _coordinates(problem: NoisyQuadratic) -> _Coordinates:
@@ -221,9 +222,7 @@ def _tiles(job: Job, most_lanes: int, kept: int) -> Iterator[_Tile]:
             for where in _parts(job.trajectories.size, groups if by_setting else width):
                 lanes = job.trajectories[where]
                 padded = lanes if by_setting else np.resize(lanes, _padded(lanes.size))
-                yield _Tile(
-                    kind, by_setting, columns, chosen, padded, where, examples, (lanes.size, chosen.size)
-                )
+                yield _Tile(kind, by_setting, columns, chosen, padded, where, examples, (lanes.size, chosen.size))
 
 
 def _shard(job: Job, tile: _Tile, part: _Coordinates, keep: int) -> Shard:
@@ -296,14 +295,17 @@ def run_paths(
     seed, so to keep its path it is simply run (again) on its own.
     """
     everything = _coordinates(job.problem)
+    affordable = _OUT_BYTES // (8 * LANES * _GROUPS * job.record.size * keep)
+    blocks = _parts(coordinates.size, max(1, min(_PATHS, affordable)))
     tiles = list(_tiles(job, LANES, keep))
     shape = (job.settings.size, job.trajectories.size, job.record.size, coordinates.size, keep)
     paths = np.empty(shape)
-    tasks = (_task(job, tile, everything[i : i + 1], keep, pool) for tile in tiles for i in coordinates)
+    tasks = (_task(job, tile, everything[coordinates[block]], keep, pool) for tile in tiles for block in blocks)
     results = pool.map(_out, tasks)
     for tile in tiles:
-        for k in range(coordinates.size):
-            paths[tile.settings, tile.where, :, k] = next(results).transpose(2, 1, 0, 3)
-            meter.advance(float(math.prod(tile.lanes)) * float(job.record[-1]))
+        for block in blocks:
+            part = next(results)
+            paths[tile.settings, tile.where, :, block] = part.transpose(2, 1, 0, 3, 4)
+            meter.advance(float(math.prod(tile.lanes)) * part.shape[3] * float(job.record[-1]))
     results.close()  # type: ignore[attr-defined]
     return paths

@@ -96,12 +96,12 @@ def hyperparameters(**domains: Domain) -> Callable[[T], T]:
         def __hash__(self: Any) -> int:  # noqa: N807
             return hash((type(self), tuple(np.asarray(value).tobytes() for value in self)))
 
-        cls.__new__ = __new__  # type: ignore[method-assign]
-        cls.__eq__ = __eq__  # type: ignore[method-assign,assignment]
-        cls.__hash__ = __hash__  # type: ignore[method-assign]
-        cls.__ne__ = lambda self, other: not self == other  # type: ignore[method-assign,assignment]
-        cls._replace = _replace  # type: ignore[attr-defined]
-        cls._switches = switches  # type: ignore[attr-defined]
+        def __ne__(self: Any, other: object) -> bool:  # noqa: N807 - a tuple has one of its own
+            return not __eq__(self, other)
+
+        methods = {"__new__": __new__, "__eq__": __eq__, "__ne__": __ne__, "__hash__": __hash__}
+        for name, value in {**methods, "_replace": _replace, "_switches": switches}.items():
+            setattr(cls, name, value)
         _REGISTRY[cls.__name__.lower()] = cls
         return cls
 
@@ -211,9 +211,7 @@ class SGD(NamedTuple):
     precondition: Number = 0.0
 
 
-@hyperparameters(
-    lr=positive, beta1=unit_interval, beta2=unit_interval, eps=nonnegative, weight_decay=nonnegative
-)
+@hyperparameters(lr=positive, beta1=unit_interval, beta2=unit_interval, eps=nonnegative, weight_decay=nonnegative)
 class Adam(NamedTuple):
     r"""Adam (Kingma & Ba 2015, Algorithm 1), with optional decoupled weight decay (AdamW).
 

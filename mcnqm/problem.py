@@ -305,9 +305,7 @@ class NoisyQuadratic:
         if self.size != self.dim:
             parts.append(f"size={self.size}")
         parts.append(f"curvature={_span(self.curvature)}")
-        parts.append(
-            "noise=curvature" if np.array_equal(self.noise, self.curvature) else f"noise={_span(self.noise)}"
-        )
+        parts.append("noise=curvature" if np.array_equal(self.noise, self.curvature) else f"noise={_span(self.noise)}")
         parts.append(f"initial_mean={_span(self.initial_mean)}")
         parts.append(f"initial_std={_span(self.initial_std)}")
         return f"NoisyQuadratic({', '.join(parts)})"

@@ -53,7 +53,10 @@ def recorded_steps(steps: int, record: Any = None, *, limit: int = MAX_STEPS) ->
     if record is None:
         return _automatic(last)
     allowed = f"be integers in [0, steps={last}], strictly increasing"
-    wanted = np.asarray(record)
+    try:
+        wanted = np.asarray(record)
+    except ValueError:  # ragged
+        raise ParameterError("record", record, allowed) from None
     if wanted.ndim != 1 or wanted.size == 0 or wanted.dtype.kind not in "iu":
         raise ParameterError("record", record, allowed)
     for entry in wanted[(wanted < 0) | (wanted > last)]:

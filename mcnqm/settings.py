@@ -119,9 +119,7 @@ def _labelled(name: str, value: Any) -> xr.DataArray:
     if isinstance(value, xr.DataArray):
         for dim in value.dims:
             if dim in RESERVED_DIMS:
-                raise ParameterError(
-                    name, f"dimension {dim!r}", f"not use the dimensions {RESERVED_DIMS} of a result"
-                )
+                raise ParameterError(name, f"dimension {dim!r}", f"not use the dimensions {RESERVED_DIMS} of a result")
         return value.astype(np.float64)
     array = np.asarray(value, dtype=np.float64)
     if array.ndim == 0:

@@ -14,7 +14,8 @@ from mcnqm._version import __version__
 from mcnqm.domains import choice, integer
 from mcnqm.engine import Job, Pool, run_loss, run_paths
 from mcnqm.errors import ParameterError
-from mcnqm.kernels.noise import GRADIENT, INITIAL, MAX_EXAMPLES, streams
+from mcnqm.kernels.noise import GRADIENT, INITIAL, MAX_EXAMPLES
+from mcnqm.kernels.shards import replay
 from mcnqm.optimizers import Number
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import meter_of
@@ -219,14 +220,15 @@ def noise(
     code = purposes[choice("purpose", purpose, tuple(purposes))]
     r = _indices("trajectory", trajectory, _MAX_INDEX).astype(np.uint32)
     i = _indices("coordinate", coordinate, _MAX_INDEX).astype(np.uint32)
-    out = np.empty((r.size, integer("steps", steps, 0, MAX_STEPS), i.size), np.float32)
-    streams(np.uint64(key), code, r, i, out)
-    return out.astype(np.float64)
+    return replay(key, code, r, i, integer("steps", steps, 0, MAX_STEPS)).astype(np.float64)
 
 
 def _indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
     allowed = f"be integers in [0, {size})"
-    array = np.atleast_1d(np.asarray(value))
+    try:
+        array = np.atleast_1d(np.asarray(value))
+    except ValueError:  # ragged
+        raise ParameterError(name, value, allowed) from None
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
         raise ParameterError(name, value, allowed)
     for entry in array[(array < 0) | (array >= size)]:
@@ -237,7 +239,11 @@ def _indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
 def _attributes(problem: NoisyQuadratic, optimizer: Any, **others: Any) -> dict[str, Any]:
     """The configuration, in types that every netCDF version stores."""
     numbers = {k: np.asarray(v).tolist() for k, v in optimizer._asdict().items()}
-    config = {"problem": problem.to_dict(), "optimizer": {"name": type(optimizer).__name__, **numbers}, **others}
+    config = {
+        "problem": problem.to_dict(),
+        "optimizer": {"name": type(optimizer).__name__, **numbers},
+        **others,
+    }
     plain = {k: v if abs(v) < 2**31 else str(v) for k, v in others.items() if isinstance(v, int)}
     words = {k: v for k, v in others.items() if isinstance(v, str)}
     return {

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-__all__ = ["mean_and_stderr"]
+__all__ = ["chi_square_z", "combined_p_value", "mean_and_stderr", "regression_z", "weighted_chi_square_z"]
+
+Array = NDArray[np.float64]
 
 
-def mean_and_stderr(
-    samples: NDArray[np.float64], axis: int = -1
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def mean_and_stderr(samples: Array, axis: int = -1) -> tuple[Array, Array]:
     """Mean of independent samples and its standard error along `axis`.
 
     Parameters
@@ -39,3 +42,80 @@ def mean_and_stderr(
     safe = np.where(np.expand_dims(finite, axis), samples, 0.0)
     stderr = safe.std(axis=axis, ddof=1) / np.sqrt(n)
     return mean, np.where(finite, stderr, np.inf)
+
+
+def chi_square_z(value: Any, freedom: Any) -> Any:
+    """The standard normal with the same quantile as a chi-square `value`: exact for any number of degrees.
+
+    Examples
+    --------
+    >>> round(float(chi_square_z(stats.chi2.ppf(0.975, 7), 7)), 6)
+    1.959964
+    """
+    # Each tail from its own side, so that a far one does not round to certainty.
+    upper = stats.norm.isf(stats.chi2.sf(value, freedom))
+    lower = stats.norm.ppf(stats.chi2.cdf(value, freedom))
+    return np.where(np.asarray(value) > freedom, upper, lower)
+
+
+def weighted_chi_square_z(value: float, cumulants: tuple[float, float, float]) -> float:
+    """Standard normal quantile of a sum of scaled, possibly non-central chi-squares, from three cumulants.
+
+    The sum is matched by a shifted, scaled chi-square of equal mean, variance and skewness (Pearson 1959).
+
+    Parameters
+    ----------
+    value : float
+        The sum.
+    cumulants : tuple of float
+        Its mean, variance and third central moment, the last > 0.
+    """
+    mean, variance, third = cumulants
+    freedom = 8.0 * variance**3 / third**2
+    scaled = freedom + (value - mean) * np.sqrt(2.0 * freedom / variance)
+    return float(chi_square_z(max(scaled, 0.0), freedom))
+
+
+def regression_z(response: Array, regressors: Array) -> Array:
+    """Independent standard normals from a response that should be pure noise.
+
+    If the entries of `response` are independent standard normals given the regressors, the coefficients on an
+    orthonormal basis of the regressors are independent standard normals and the rest of the sum of squares is
+    chi-square: all exactly, for any number of samples.
+
+    Parameters
+    ----------
+    response : ndarray, shape (n,)
+    regressors : ndarray, shape (n, q)
+        Columns that are linearly dependent on earlier ones are left out.
+
+    Returns
+    -------
+    ndarray, shape (q' + 1,)
+        One per regressor kept, then that of the remaining variance.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(1)
+    >>> z = regression_z(rng.normal(size=1000), rng.normal(size=(1000, 2)))
+    >>> z.shape, bool(np.abs(z).max() < 4)
+    ((3,), True)
+    """
+    q, r = np.linalg.qr(regressors)
+    kept = np.abs(np.diag(r)) > 1e-9 * np.abs(np.diag(r)).max(initial=1e-300)
+    coefficients = (q * np.sign(np.diag(r))).T[kept] @ response
+    rest = float(response @ response - coefficients @ coefficients)
+    return np.append(coefficients, chi_square_z(rest, response.size - coefficients.size))
+
+
+def combined_p_value(z: Array) -> float:
+    """Chance of a sum of squares as large from independent standard normals; 0 if any is not finite, 1 if none.
+
+    Examples
+    --------
+    >>> combined_p_value(np.array([0.0, 0.0])), round(combined_p_value(np.array([1.0, -2.0])), 4)
+    (1.0, 0.0821)
+    """
+    if not np.isfinite(z).all():
+        return 0.0
+    return float(stats.chi2.sf(float(z @ z), z.size)) if z.size else 1.0

@@ -29,6 +29,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numba
@@ -198,13 +199,10 @@ def measure(steps: int, repeats: int) -> dict[str, Any]:
                 # NumPy needs fewer steps for as good a measurement, and its cost per step does not change.
                 few = max(16, steps // 16)
                 work = DIM * settings * trajectories
-                rows = {
-                    f"{kind}|{case}|NumPy": few
-                    * work
-                    / seconds(lambda: numpy_run(kind, rates, trajectories, few))
-                }
+                took = seconds(partial(numpy_run, kind, rates, trajectories, few))
+                rows = {f"{kind}|{case}|NumPy": few * work / took}
                 for threads in (1, 2):
-                    took = seconds(lambda: our_run(kind, rates, trajectories, steps, threads))
+                    took = seconds(partial(our_run, kind, rates, trajectories, steps, threads))
                     rows[f"{kind}|{case}|mcnqm {threads}"] = steps * work / took
                 for name, value in rows.items():
                     samples.setdefault(name, []).append(value)
@@ -229,9 +227,7 @@ def shares(rates: dict[str, float]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", metavar="PATH", help="also write the figures here")
@@ -259,7 +255,7 @@ def main() -> None:
     ):
         table.add_column(heading, justify="left" if heading in ("optimizer", "case", "limit") else "right")
     report: list[dict[str, Any]] = []
-    for name in limits:
+    for name, limit in limits.items():
         kind, case = name.split("|")
         peer, one, two = (rates[f"{name}|{who}"] for who in ("NumPy", "mcnqm 1", "mcnqm 2"))
         report.append(
@@ -271,13 +267,13 @@ def main() -> None:
                 "ratio": one / peer,
                 "two_threads": two,
                 "scaling": two / one,
-                "limit": limits[name],
+                "limit": limit,
                 "share": share[name],
             }
         )
         table.add_row(
             *(kind, case, f"{peer:.3g}", f"{one:.3g}", f"{one / peer:.1f}", f"{two:.3g}", f"{two / one:.2f}"),
-            *(limits[name], f"{share[name]:.0%}"),
+            *(limit, f"{share[name]:.0%}"),
         )
     console = Console(width=120 if not sys.stdout.isatty() else None)
     console.print(table)

@@ -64,9 +64,7 @@ def test_any_subset_of_the_lanes(name):
         one = run(optimizer._replace(lr=float(optimizer.lr[k])), trajectories=3, batch_size=4)
         assert np.array_equal(one.loss, whole.loss.isel(lr=k, batch_size=1, trajectory=slice(3)))
     some = run(optimizer._replace(lr=optimizer.lr[4:17]), trajectories=11, batch_size=[4])
-    assert np.array_equal(
-        some.loss, whole.loss.isel(lr=slice(4, 17), batch_size=slice(1, 2), trajectory=slice(11))
-    )
+    assert np.array_equal(some.loss, whole.loss.isel(lr=slice(4, 17), batch_size=slice(1, 2), trajectory=slice(11)))
 
 
 def test_momentum_zero_beside_others():

@@ -37,9 +37,7 @@ def test_default_comparison_is_saved_and_drawn(tmp_path):
     with xr.open_dataset(tmp_path / "runs.nc") as runs:
         assert runs.risk.dims == ("optimizer", "step")
         assert runs.optimizer.values.tolist() == ["SGD", "momentum 0.9", "Adam"]
-        expected = mcnqm.simulate(
-            mcnqm.NoisyQuadratic.power_law(30), mcnqm.Adam(lr=2e-3), 16, 500, trajectories=4
-        )
+        expected = mcnqm.simulate(mcnqm.NoisyQuadratic.power_law(30), mcnqm.Adam(lr=2e-3), 16, 500, trajectories=4)
         assert np.array_equal(runs.loss.sel(optimizer="Adam"), expected.loss)
     with Image.open(tmp_path / "risk.png") as picture:
         assert picture.width > 500
@@ -49,7 +47,19 @@ def test_default_comparison_is_saved_and_drawn(tmp_path):
 
 def test_a_sweep(tmp_path):
     done = mcnqm_command(
-        *("simulate", "-o", "adam lr=1e-3:1e-1:3 beta2=0.99", "-b", "1,64", "-d", "10", "-n", "50", "-r", "2"),
+        *(
+            "simulate",
+            "-o",
+            "adam lr=1e-3:1e-1:3 beta2=0.99",
+            "-b",
+            "1,64",
+            "-d",
+            "10",
+            "-n",
+            "50",
+            "-r",
+            "2",
+        ),
         *("--output", "a.nc", "--figure", "a.pdf", "--seed", str(2**64 - 1)),
         cwd=tmp_path,
     )
@@ -70,7 +80,10 @@ def test_a_sweep(tmp_path):
         (["-o", "sgd lr=0.1 lr=0.2"], "optimizer must give lr once"),
         (["-o", "sgd lr=0.1 speed=3"], "optimizer must have fields among lr, momentum"),
         (["-o", "sgd lr=0.1 nesterov=yes"], "nesterov must be true or false, got 'yes'"),
-        (["-o", "bgd lr=0.1"], "optimizer must be one of adam, lion, rmsprop, sgd or module:Class, got 'bgd'"),
+        (
+            ["-o", "bgd lr=0.1"],
+            "optimizer must be one of adam, lion, rmsprop, sgd or module:Class, got 'bgd'",
+        ),
         (["-o", "nowhere:SGD lr=0.1"], "optimizer must be importable"),
         (["-o", "sgd lr=0.1", "-o", "sgd lr=0.1"], "optimizer must be given once each"),
         (["-o", "sgd lr=0.1,0.2", "-o", "adam lr=0.1"], "must have scalar hyperparameters"),
@@ -135,7 +148,15 @@ def test_help_teaches():
     assert top.returncode == 0
     assert "mcnqm simulate --figure risk.png --output runs.nc" in top.stdout
     sub = mcnqm_command("simulate", "--help")
-    for word in ("--optimizer", "--batch-size", "--steps", "--trajectories", "--seed", "--output", "--figure"):
+    for word in (
+        "--optimizer",
+        "--batch-size",
+        "--steps",
+        "--trajectories",
+        "--seed",
+        "--output",
+        "--figure",
+    ):
         assert word in sub.stdout
     assert mcnqm_command("--version").stdout.strip() == mcnqm.__version__
 

@@ -108,10 +108,10 @@ def test_bad_input(arguments, name, value):
     [((0,), "dim"), ((2.0,), "dim"), ((3, -1.0), "exponent"), ((3, np.nan), "exponent")],
 )
 def test_bad_power_law(arguments, name):
-    with pytest.raises(ParameterError, match=f"^{name} must"):
+    with pytest.raises(ParameterError, match=rf"^{name} must"):
         NoisyQuadratic.power_law(*arguments)
 
 
 def test_bad_binning():
-    with pytest.raises(ParameterError, match="^n must be an integer >= 1, got 0"):
+    with pytest.raises(ParameterError, match=r"^n must be an integer >= 1, got 0"):
         NoisyQuadratic.power_law(5).binned(0)

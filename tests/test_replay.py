@@ -127,7 +127,13 @@ def test_reference_notices_a_wrong_hyperparameter():
     """Negative control: a change in the twelfth decimal of beta2 passes, one in the eighth does not."""
     problem = a_problem()
     runs = mcnqm.simulate(
-        problem, mcnqm.Adam(lr=1e-2), 4, STEPS, trajectories=1, coordinates=range(DIM), record=range(STEPS + 1)
+        problem,
+        mcnqm.Adam(lr=1e-2),
+        4,
+        STEPS,
+        trajectories=1,
+        coordinates=range(DIM),
+        record=range(STEPS + 1),
     )
     wrong = replay(problem, reference.adam, 4, 0, 0, lr=1e-2, beta2=0.999 + 1e-8)
     with pytest.raises(AssertionError, match="off by"):

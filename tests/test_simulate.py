@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import mcnqm
-from mcnqm import Adam, NoisyQuadratic, ParameterError, SGD
+from mcnqm import SGD, Adam, NoisyQuadratic, ParameterError
 
 PROBLEM = NoisyQuadratic.power_law(dim=20)
 
@@ -105,7 +105,13 @@ def test_million_steps_keep_a_few_hundred_points():
 
 
 def call(**changes):
-    arguments = {"problem": PROBLEM, "optimizer": SGD(lr=0.1), "batch_size": 4, "steps": 10, "trajectories": 2}
+    arguments = {
+        "problem": PROBLEM,
+        "optimizer": SGD(lr=0.1),
+        "batch_size": 4,
+        "steps": 10,
+        "trajectories": 2,
+    }
     return mcnqm.simulate(**{**arguments, **changes})
 
 

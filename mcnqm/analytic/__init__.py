@@ -11,6 +11,7 @@ from mcnqm.analytic.passage import steps_to_target
 from mcnqm.analytic.stability import convergence_rate, largest_stable_lr
 from mcnqm.analytic.steady import steady_state
 from mcnqm.analytic.transient import moments, risk
+from mcnqm.analytic.transition import transition
 
 __all__ = [
     "bayes_bound",
@@ -25,4 +26,5 @@ __all__ = [
     "steady_state",
     "steps_to_target",
     "theorem1",
+    "transition",
 ]

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from mcnqm._version import __version__
 from mcnqm.cli.simulate import simulate_command
+from mcnqm.cli.verify import verify_command
 from mcnqm.errors import ParameterError
 
 __all__ = ["app", "main"]
@@ -49,6 +50,10 @@ def _root(
     * mcnqm simulate -o "adam lr=1e-4:1e-2:9" -b 64
 
       Adam at nine learning rates, log-spaced
+
+    * mcnqm verify
+
+      every linear optimizer, simulation against theory
     """
     if version:
         typer.echo(__version__)
@@ -56,6 +61,7 @@ def _root(
 
 
 app.command("simulate")(simulate_command)
+app.command("verify")(verify_command)
 
 
 def main() -> None:

@@ -93,5 +93,3 @@ def _class_of(name: str) -> type:
     if name.lower() not in known:
         raise ParameterError("optimizer", name, f"be one of {', '.join(sorted(known))} or module:Class")
     return known[name.lower()]
-
-

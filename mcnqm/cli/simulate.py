@@ -81,8 +81,7 @@ def simulate_command(
     if output:
         write_dataset(runs, output)
     if figure:
-        picture = plot_risk(runs)
-        write_whole(figure, lambda path: picture.savefig(path))
+        write_whole(figure, plot_risk(runs).savefig)
     for path in (output, figure):
         if path and not quiet:
             typer.echo(f"wrote {path}")

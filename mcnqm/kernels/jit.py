@@ -18,7 +18,18 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, overload
 
-__all__ = ["OPTIONS", "fma", "float_bits", "float_from_bits", "get", "inlined", "load_row", "put", "scalar", "store_row"]
+__all__ = [
+    "OPTIONS",
+    "float_bits",
+    "float_from_bits",
+    "fma",
+    "get",
+    "inlined",
+    "load_row",
+    "put",
+    "scalar",
+    "store_row",
+]
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "fastmath": {"nsz"}, "boundscheck": False}
 """Options of every jitted function."""
@@ -40,16 +51,16 @@ def fma(a: float, b: float, c: float) -> float:
 
 @overload(fma, jit_options={"forceinline": True})
 def _overload_fma(a, b, c):
-    return lambda a, b, c: _fma(a, b, c)
+    return lambda a, b, c: _fma(a, b, c)  # noqa: PLW0108 - an overload must return a function
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     kind = types.float32 if a == b == c == types.float32 else types.float64
     return kind(kind, kind, kind), lambda context, builder, signature, args: builder.fma(*args)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def float_bits(typingctx: Any, x: Any) -> Any:
     """The 32 bits of a float32."""
     return types.uint32(types.float32), lambda context, builder, signature, args: builder.bitcast(
@@ -57,7 +68,7 @@ def float_bits(typingctx: Any, x: Any) -> Any:
     )
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def float_from_bits(typingctx: Any, x: Any) -> Any:
     """The float32 with these 32 bits."""
     return types.float32(types.uint32), lambda context, builder, signature, args: builder.bitcast(
@@ -70,7 +81,7 @@ def _element(context: Any, builder: Any, array_type: Any, array: Any, index: Any
     return builder.gep(data, [builder.add(index, ir.Constant(index.type, k * stride))], inbounds=True)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def get(typingctx: Any, array: Any, index: Any) -> Any:
     """``array[index]`` of a one-dimensional array, index >= 0.
 
@@ -84,7 +95,7 @@ def get(typingctx: Any, array: Any, index: Any) -> Any:
     return array.dtype(array, types.intp), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def put(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
     """``array[index] = value`` of a one-dimensional array, index >= 0."""
 
@@ -95,7 +106,7 @@ def put(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, types.intp, array.dtype), codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def load_row(typingctx: Any, like: Any, array: Any, index: Any, stride: Any) -> Any:
     """Read the tuple ``array[index], array[index + stride], ...``, of the type and length of `like`.
 
@@ -106,15 +117,13 @@ def load_row(typingctx: Any, like: Any, array: Any, index: Any, stride: Any) -> 
     step = stride.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        values = [
-            builder.load(_element(context, builder, array, args[1], args[2], k, step)) for k in range(len(like))
-        ]
+        values = [builder.load(_element(context, builder, array, args[1], args[2], k, step)) for k in range(len(like))]
         return context.make_tuple(builder, like, values)
 
     return like(like, array, types.intp, stride), codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def store_row(typingctx: Any, values: Any, array: Any, index: Any, stride: Any) -> Any:
     """Write a tuple of float64 to ``array[index], array[index + stride], ...``; `load_row` reads it back."""
     step = stride.literal_value

@@ -12,7 +12,7 @@ lanes `LANES` apart (see `mcnqm.kernels.jit.load_row` for why):
     state    (coordinate, group, theta and state variables, lane)
     clock    (clock variable, setting)
     coefs    (step of the block, coefficient, setting)
-    out      (record, group, kept variable, lane)
+    out      (record, group, lane): sums over coordinates; or (coordinate, record, group, kept variable, lane)
 """
 
 from __future__ import annotations
@@ -194,6 +194,7 @@ def _advance_shard(layout, like_p, like_s, like_c, like_k, shard, state, clock, 
     groups = n_trajectories if by_setting else shard.n_settings
     variables = 1 + len(like_s)
     kept = max(shard.keep, 1)
+    own = 1 if shard.keep > 0 else 0  # whether each coordinate has an output of its own
     at_once = steps_at_once(like_p)
 
     params = np.empty(h.size * (len(like_p) + 1) * LANES)
@@ -209,16 +210,15 @@ def _advance_shard(layout, like_p, like_s, like_c, like_k, shard, state, clock, 
     if shard.start == 0:
         state[:] = 0.0
         for i in range(h.size):
-            fill_noise(
-                calls[:n_trajectories], trajectories, shard.coordinates[i], INITIAL, shard.seed, words, z
-            )
+            fill_noise(calls[:n_trajectories], trajectories, shard.coordinates[i], INITIAL, shard.seed, words, z)
             for g in range(groups):
                 s0 = (i * groups + g) * variables * LANES
                 for j in range(n):
                     normal = np.float64(z[g if by_setting else j])
                     state[s0 + j] = fma(shard.std[i], normal, shard.mean[i])
                 if record.size > 0 and record[0] == 0:
-                    _record(shard.keep, shard.weight[i], n, state, s0, out, g * kept * LANES)
+                    o0 = (i * own * record.size * groups + g) * kept * LANES
+                    _record(shard.keep, shard.weight[i], n, state, s0, out, o0)
 
     next_record = 0
     while next_record < record.size and record[next_record] <= shard.start:
@@ -239,13 +239,17 @@ def _advance_shard(layout, like_p, like_s, like_c, like_k, shard, state, clock, 
                 owners[k * n_trajectories + r] = trajectories[r]
         for i in range(h.size):
             if shard.examples == 0:
-                fill_noise(
-                    calls[:n_calls], owners[:n_calls], shard.coordinates[i], GRADIENT, shard.seed, words, z
-                )
+                fill_noise(calls[:n_calls], owners[:n_calls], shard.coordinates[i], GRADIENT, shard.seed, words, z)
             else:
                 fill_examples(
-                    calls[:n_calls], owners[:n_calls], shard.coordinates[i], shard.examples, shard.seed,
-                    words, z, total,
+                    calls[:n_calls],
+                    owners[:n_calls],
+                    shard.coordinates[i],
+                    shard.examples,
+                    shard.seed,
+                    words,
+                    z,
+                    total,
                 )
             for g in range(groups):
                 s0 = (i * groups + g) * variables * LANES
@@ -259,18 +263,47 @@ def _advance_shard(layout, like_p, like_s, like_c, like_k, shard, state, clock, 
                     z0 = offset // 4 * n_trajectories + offset % 4 * n_calls + (g if by_setting else 0)
                     if len(at_once) == 4 and offset % 4 == 0 and t + 4 <= min(due, t_end):
                         _advance(
-                            layout, at_once, like_p, like_s, like_c, n, h[i],
-                            params, p0, state, s0, coefs, c0, z, z0, n_calls,
+                            layout,
+                            at_once,
+                            like_p,
+                            like_s,
+                            like_c,
+                            n,
+                            h[i],
+                            params,
+                            p0,
+                            state,
+                            s0,
+                            coefs,
+                            c0,
+                            z,
+                            z0,
+                            n_calls,
                         )
                         t += 4
                     else:
                         _advance(
-                            layout, _ONE_STEP, like_p, like_s, like_c, n, h[i],
-                            params, p0, state, s0, coefs, c0, z, z0, 0,
+                            layout,
+                            _ONE_STEP,
+                            like_p,
+                            like_s,
+                            like_c,
+                            n,
+                            h[i],
+                            params,
+                            p0,
+                            state,
+                            s0,
+                            coefs,
+                            c0,
+                            z,
+                            z0,
+                            0,
                         )
                         t += 1
                     if t == due:
-                        _record(shard.keep, shard.weight[i], n, state, s0, out, (r * groups + g) * kept * LANES)
+                        o0 = ((i * own * record.size + r) * groups + g) * kept * LANES
+                        _record(shard.keep, shard.weight[i], n, state, s0, out, o0)
                         r += 1
 
         while next_record < record.size and record[next_record] <= t_end:

@@ -62,7 +62,7 @@ def fill_examples(calls, trajectories, coordinate, examples, seed, words, z, tot
         z[j] = np.float32(total[j] / examples)
 
 
-@numba.njit(cache=True, **OPTIONS)
+@numba.njit(**OPTIONS)
 def streams(seed, purpose, trajectories, coordinates, out):
     """Replay streams into `out`, float32 of shape (trajectory, step, coordinate)."""
     steps = out.shape[1]

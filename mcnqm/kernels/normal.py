@@ -5,8 +5,9 @@ One pair of 32-bit words (a, b) gives one pair of normals,
     u = (a + 1/2) / 2**32,    r = sqrt(-2 log u),    z = (r cos(2 pi b / 2**32), r sin(2 pi b / 2**32)).
 
 All 32 bits of `a` go into the radius, so the tail reaches sqrt(2 log 2**33) = 6.76. Against the same formula in
-float64 a normal is off by at most 1e-5, most by less than 1e-6, far below any Monte Carlo error. Polynomials are those of
-Cephes (Moshier), single precision.
+float64 a normal is off by at most 1e-6 max(1, r) where r >= 0.03, which is 99.95 % of draws; below, where the
+rounding of u to 24 bits shows, by at most 2.5e-4. Both are far below any Monte Carlo error. The polynomials are
+those of Cephes (Moshier), single precision.
 """
 
 from __future__ import annotations

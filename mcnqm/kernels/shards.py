@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from mcnqm.kernels.caching import sources
+from mcnqm.kernels.jit import OPTIONS
 from mcnqm.kernels.loops import BY_SETTING, BY_TRAJECTORY, LANES, Shard, advance_kernel
+from mcnqm.kernels.noise import streams
 from mcnqm.kernels.updates import rule_of
 
-__all__ = ["ShardState", "advance_shard", "kept_variables", "new_cancel_flag"]
+__all__ = ["ShardState", "advance_shard", "new_cancel_flag", "replay"]
 
 
 class ShardState(NamedTuple):
@@ -29,22 +31,27 @@ class ShardState(NamedTuple):
     clock: NDArray[np.float64]
 
 
-@functools.cache
-def _sources() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def new_cancel_flag() -> NDArray[np.uint8]:
     """A flag that running kernels look at once per block; set ``flag[0] = 1`` to stop them early."""
     return np.zeros(1, np.uint8)
 
 
-def kept_variables(hyper_type: type) -> tuple[str, ...]:
-    """Names of the variables of a lane that can be kept: theta, then the optimizer's state."""
-    return ("theta", *rule_of(hyper_type).state)
+@functools.cache
+def _replay_kernel(fingerprint: str) -> Any:
+    def replay(seed, purpose, trajectories, coordinates, out):  # type: ignore[no-untyped-def]
+        fingerprint  # noqa: B018 - part of the cache's key, see `advance_kernel`
+        streams(seed, purpose, trajectories, coordinates, out)
+
+    return numba.njit(cache=True, **OPTIONS)(replay)
+
+
+def replay(
+    seed: int, purpose: np.uint32, trajectories: NDArray[np.uint32], coordinates: NDArray[np.uint32], steps: int
+) -> NDArray[np.float32]:
+    """The first `steps` normals of streams, shape (trajectories, steps, coordinates)."""
+    out = np.empty((trajectories.size, steps, coordinates.size), np.float32)
+    _replay_kernel(sources())(np.uint64(seed), purpose, trajectories, coordinates, out)
+    return out
 
 
 def advance_shard(
@@ -71,8 +78,8 @@ def advance_shard(
 
     Returns
     -------
-    out : ndarray of float64, shape (records, trajectories, settings) or (records, trajectories, settings, keep)
-        Weighted sum of theta² over the shard's coordinates, or the kept variables of its single coordinate.
+    out : ndarray of float64, shape (records, trajectories, settings) or (.., coordinates, keep)
+        Weighted sum of theta² over the shard's coordinates, or the kept variables of each.
     state : ShardState
         The state at ``shard.stop``.
     """
@@ -94,13 +101,14 @@ def advance_shard(
         state = ShardState(np.zeros(shard.curvature.size * groups * (1 + len(like_s)) * LANES), clock)
     else:
         state = ShardState(state.lanes.copy(), state.clock.copy())
-    out = np.zeros((shard.record.size, groups, max(shard.keep, 1), LANES))
+    outputs = shard.curvature.size if shard.keep else 1
+    out = np.zeros((outputs, shard.record.size, groups, max(shard.keep, 1), LANES))
 
-    kernel = advance_kernel(hyper_type, f"{_sources()}-{rule.fingerprint}")
+    kernel = advance_kernel(hyper_type, f"{sources()}-{rule.fingerprint}")
     layout = BY_SETTING if by_setting else BY_TRAJECTORY
     flag = new_cancel_flag() if cancel is None else cancel
     kernel(layout, like_p, like_s, like_c, like_k, shard, state.lanes, state.clock, out.reshape(-1), flag)
 
-    # (record, group, kept, lane) to (record, trajectory, setting, kept)
-    result = out[..., :lanes].transpose((0, 1, 3, 2) if by_setting else (0, 3, 1, 2))
-    return (result if shard.keep else result[..., 0]), state
+    # (output, record, group, kept, lane) to (record, trajectory, setting, output, kept)
+    result = out[..., :lanes].transpose((1, 2, 4, 0, 3) if by_setting else (1, 4, 2, 0, 3))
+    return (result if shard.keep else result[..., 0, 0]), state

@@ -19,7 +19,18 @@ from mcnqm.errors import ParameterError
 from mcnqm.kernels.jit import fma, scalar
 from mcnqm.optimizers import Adam, Lion, RMSProp
 
-__all__ = ["HeavyBall", "Nesterov", "PlainSGD", "Rule", "local", "rule_of", "steps_at_once", "tick", "update", "update_rule"]
+__all__ = [
+    "HeavyBall",
+    "Nesterov",
+    "PlainSGD",
+    "Rule",
+    "local",
+    "rule_of",
+    "steps_at_once",
+    "tick",
+    "update",
+    "update_rule",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -135,7 +146,7 @@ def update_rule(
     start = tuple(float(value) for value in real_array("clock_start", clock_start)) if clock_start else ()
 
     def decorate(function: F) -> F:
-        parts = [function, *(part for part in (clock, local) if part is not None)]
+        parts: list[Callable[..., Any]] = [function, *(part for part in (clock, local) if part is not None)]
         _RULES[optimizer] = Rule(
             update=scalar(function),
             state=tuple(state),
@@ -196,7 +207,7 @@ def local(p, h):
 @overload(update, jit_options={"forceinline": True})
 def _update(p, c, g, theta, s):
     function = rule_of(p.instance_class).update
-    return lambda p, c, g, theta, s: function(p, c, g, theta, s)
+    return lambda p, c, g, theta, s: function(p, c, g, theta, s)  # noqa: PLW0108 - Numba wants a function
 
 
 @overload(steps_at_once, jit_options={"forceinline": True})
@@ -210,7 +221,7 @@ def _tick(p, k):
     function = rule_of(p.instance_class).clock
     if function is None:
         return lambda p, k: (k, ())
-    return lambda p, k: function(p, k)
+    return lambda p, k: function(p, k)  # noqa: PLW0108 - Numba wants a function
 
 
 @overload(local, jit_options={"forceinline": True})
@@ -218,7 +229,7 @@ def _local(p, h):
     function = rule_of(p.instance_class).local
     if function is None:
         return lambda p, h: p
-    return lambda p, h: function(p, h)
+    return lambda p, h: function(p, h)  # noqa: PLW0108 - Numba wants a function
 
 
 # ------------------------------------------------------------------------------------------------- the optimizers
@@ -317,4 +328,3 @@ def _lion(p, c, g, theta, s):
     sign = (1.0 if direction > 0.0 else 0.0) - (1.0 if direction < 0.0 else 0.0)
     decayed = fma(-p.lr * p.weight_decay, theta, theta)
     return fma(-p.lr, sign, decayed), (fma(p.beta2, s[0], (1.0 - p.beta2) * g),)
-

@@ -52,13 +52,18 @@ def plot_risk(runs: xr.Dataset) -> Figure:
         if not seen.any():
             axes.plot([], [], color=colour, linestyle=":", label=f"{_label(one, dims)} (diverged)")
             continue
-        axes.plot(steps[seen], risk[seen], DASHES[rank % len(DASHES)], color=colour, label=_label(one, dims), linewidth=1.6)
+        axes.plot(
+            steps[seen],
+            risk[seen],
+            DASHES[rank % len(DASHES)],
+            color=colour,
+            label=_label(one, dims),
+            linewidth=1.6,
+        )
         band = seen & np.isfinite(error)
         # A lower edge at or below 0 would leave the log axis; the floor keeps it drawable, below the curve.
         low = np.maximum(risk[band] - 2 * error[band], 1e-3 * risk[band])
-        axes.fill_between(
-            steps[band], low, risk[band] + 2 * error[band], color=colour, alpha=0.25, linewidth=0
-        )
+        axes.fill_between(steps[band], low, risk[band] + 2 * error[band], color=colour, alpha=0.25, linewidth=0)
     decades(axes)
     axes.set_xlabel("steps")
     axes.set_ylabel("risk  E L(θ)")

@@ -1,0 +1,83 @@
+"""How a state today decides a state later: the powers of the linear map, in the units of θ and the buffer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from mcnqm.analytic._labels import dataset, selection
+from mcnqm.analytic._maps import linear_settings
+from mcnqm.domains import integer
+from mcnqm.problem import NoisyQuadratic
+
+__all__ = ["transition"]
+
+
+def transition(
+    problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: int, *, coordinates: Any = None
+) -> xr.Dataset:
+    r"""Linear map from (θ, m) at any step to its conditional mean `steps` later: :math:`A^t`.
+
+    With :math:`s = (\theta, m)`: :math:`E[s_{k+t} \mid s_k] = A^t s_k`, and
+    :math:`\operatorname{Cov}(s_{k+t}, s_k) = A^t \operatorname{Cov}(s_k)`.
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic
+    optimizer : SGD
+        Any linear optimizer. Hyperparameters may be swept.
+    batch_size : Number
+        Broadcast along; the map does not depend on it.
+    steps : int
+        t >= 0.
+    coordinates : sequence of int, optional
+        Which coordinates of the expanded problem. The default is all.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``transition`` (\*sweep, coordinate, to, of), with labels ``theta`` and, where the optimizer has a
+        momentum buffer (torch's: a sum of gradients), ``momentum``.
+
+    Raises
+    ------
+    ParameterError
+        If the optimizer is not linear, `steps` is negative or a coordinate does not exist.
+
+    Notes
+    -----
+    Plain double arithmetic by repeated squaring: the relative error grows like `steps` times 1e-16. It is
+    independent of the arithmetic behind `moments`, which it can therefore check.
+
+    Examples
+    --------
+    >>> from mcnqm import SGD, NoisyQuadratic, analytic
+    >>> problem = NoisyQuadratic(curvature=[1.0, 0.5])
+    >>> analytic.transition(problem, SGD(lr=0.5), 1, steps=2).transition.values.ravel()
+    array([0.25  , 0.5625])
+    """
+    t = integer("steps", steps, 0)
+    settings = linear_settings(optimizer, batch_size)
+    wanted = selection(problem, coordinates)
+    h = np.repeat(problem.curvature, problem.multiplicity)[wanted]
+    values = {name: array[:, np.newaxis] for name, array in settings.values.items()}
+    rate, beta = values["lr"] * h ** -values["precondition"], values["momentum"]
+    buffer = bool(np.any(beta > 0))
+    ahead = beta if optimizer.nesterov else np.zeros_like(beta)
+    # θ' = θ - α (g + n (β m' - ..)): heavy ball moves by m' = β m + g, Nesterov by g + β m'.
+    entries = [[1.0 - rate * (1.0 + ahead) * h, -rate * (beta if not optimizer.nesterov else beta**2)], [h, beta]]
+    names = ["theta", "momentum"] if buffer else ["theta"]
+    size = len(names)
+    matrix = np.empty((settings.size, h.size, size, size))
+    for i in range(size):
+        for j in range(size):
+            matrix[..., i, j] = entries[i][j]
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        power = np.linalg.matrix_power(matrix, t)
+    data = xr.DataArray(
+        settings.unflatten(power), dims=(*settings.dims, "coordinate", "to", "of"), attrs={"long_name": "A^t"}
+    )
+    result = dataset({"transition": data}, settings, problem, optimizer)
+    return result.assign_coords(coordinate=("coordinate", wanted), to=names, of=names)

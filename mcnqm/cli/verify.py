@@ -1,0 +1,96 @@
+"""`mcnqm verify`."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mcnqm.agreement import agreement
+from mcnqm.cli.parsing import parse_numbers, parse_optimizer
+from mcnqm.domains import integer
+from mcnqm.optimizers import SGD
+from mcnqm.problem import NoisyQuadratic
+
+__all__ = ["LINEAR_OPTIMIZERS", "verify_command"]
+
+LINEAR_OPTIMIZERS: dict[str, SGD] = {
+    "SGD": SGD(lr=0.1),
+    "SGD at the edge": SGD(lr=1.9),
+    "momentum": SGD(lr=0.05, momentum=0.9),
+    "momentum at the edge": SGD(lr=3.6, momentum=0.9),
+    "Nesterov": SGD(lr=0.05, momentum=0.9, nesterov=True),
+    "SGD, p = 0.5": SGD(lr=0.02, precondition=0.5),
+    "momentum, p = 0.75": SGD(lr=0.01, momentum=0.9, precondition=0.75),
+    "Nesterov, p = 1": SGD(lr=0.01, momentum=0.5, nesterov=True, precondition=1.0),
+}
+"""Every kind of linear optimizer, well inside stability and near its edge."""
+
+
+def verify_command(
+    optimizer: Annotated[
+        list[str] | None,
+        typer.Option("--optimizer", "-o", metavar="SPEC", help="As for simulate; linear ones only. Default: all."),
+    ] = None,
+    batch_size: Annotated[str, typer.Option("--batch-size", "-b", help="Examples per step; a list to try several.")] = (
+        "1,64"
+    ),
+    steps: Annotated[int, typer.Option("--steps", "-n", help="Steps to run.")] = 1000,
+    trajectories: Annotated[int, typer.Option("--trajectories", "-r", help="Independent runs of each.")] = 512,
+    dim: Annotated[int, typer.Option("--dim", "-d", help="Coordinates.")] = 200,
+    seed: Annotated[int, typer.Option(help="Try another: the false-alarm rate says how often it may fail.")] = 0,
+    error_rate: Annotated[float, typer.Option(help="Chance that any of the rows is a false alarm.")] = 1e-3,
+) -> None:
+    """Hold simulation and theory against each other, for all linear optimizers.
+
+    For each, means, variances, the covariance with the momentum buffer and the risk are compared at nine steps. The
+    columns show the largest z-score of each; the verdict comes from one p-value that accounts for their correlation.
+    Exits with 1 if any disagrees.
+    """
+    problem = NoisyQuadratic.power_law(integer("dim", dim, 1))
+    chosen = {text: parse_optimizer(text) for text in optimizer} if optimizer else LINEAR_OPTIMIZERS
+    batch = parse_numbers("batch_size", batch_size)
+    rows = len(chosen) * np.size(batch)
+    table = Table(
+        title=f"simulation against theory: largest |z| over steps, d = {dim}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.add_column("optimizer")
+    for heading in ("B", "mean θ", "var θ", "mean m", "var m", "cov", "risk", "p"):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    failed = 0
+    for label, one in chosen.items():
+        report = agreement(
+            problem,
+            one,
+            batch,
+            steps,
+            trajectories=trajectories,
+            seed=seed,
+            error_rate=-math.expm1(math.log1p(-error_rate) / rows) if 0 < error_rate < 1 else error_rate,
+            progress=True,
+        )
+        flat = report if "batch_size" in report.dims else report.expand_dims("batch_size")
+        for k in range(flat.sizes["batch_size"]):
+            row = flat.isel(batch_size=k)
+            largest = np.abs(row["z"].values).max(axis=-1)
+            agrees = bool(row["agrees"])
+            failed += not agrees
+            table.add_row(
+                label,
+                f"{float(row['batch_size']):g}",
+                *("" if np.isnan(z) else f"{z:.1f}" for z in largest),
+                f"{float(row['p_value']):.3g}",
+                "agree" if agrees else "[red]DISAGREE[/red]",
+            )
+    console = Console(highlight=False)
+    console.print(table)
+    draws = f"{trajectories} trajectories, {steps} steps, seed {seed}"
+    console.print(f"{rows - failed} of {rows} agree ({draws}; false alarm of any row: {error_rate:g})")
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,265 @@
+"""Simulation and theory hold each other: over random problems, and against deliberately wrong formulas.
+
+`check` is the one test. A new seed would make it fail with probability `ERROR_RATE` per case; the seeds and
+hypothesis's examples are fixed. The negative controls hand the same check a theory with one fault each, and it must fail.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+import mcnqm
+from mcnqm import SGD, NoisyQuadratic, analytic
+from mcnqm.agreement import EXACT, Theory, agreement
+
+ERROR_RATE = 1e-6
+
+
+def check(problem, optimizer, batch_size, steps, *, theory=EXACT, trajectories=2048, seed=0):
+    report = agreement(
+        problem,
+        optimizer,
+        batch_size,
+        steps,
+        trajectories=trajectories,
+        seed=seed,
+        error_rate=ERROR_RATE,
+        theory=theory,
+    )
+    worst = report.z_independent.where(np.abs(report.z_independent) > 4).to_series().dropna()
+    assert bool(report.agrees), (
+        f"{optimizer} at B = {batch_size}, {steps} steps on {problem}: p = {float(report.p_value):.3g}, "
+        f"consistent: {bool(report.consistent)}, z beyond 4:\n{worst}"
+    )
+
+
+# ------------------------------------------------------------------------------------------------ random problems
+
+positive_logs = st.floats(-6, 0).map(lambda x: 10.0**x)
+
+
+@st.composite
+def problems(draw):
+    n = draw(st.integers(1, 5))
+    vector = lambda each: draw(st.lists(each, min_size=n, max_size=n))  # noqa: E731
+    return NoisyQuadratic(
+        curvature=vector(positive_logs),
+        noise=vector(st.one_of(st.just(0.0), st.floats(-3, 1).map(lambda x: 10.0**x))),
+        initial_mean=vector(st.floats(-3, 3)),
+        initial_std=vector(st.one_of(st.just(0.0), st.floats(0.01, 3))),
+        multiplicity=vector(st.integers(1, 3)),
+    )
+
+
+@st.composite
+def linear_optimizers(draw, problem):
+    shape = SGD(
+        lr=1.0,
+        momentum=draw(st.one_of(st.just(0.0), st.floats(0.01, 0.99))),
+        nesterov=draw(st.booleans()),
+        precondition=draw(st.sampled_from([0.0, 0.0, 0.3, 0.5, 1.0])),
+    )
+    edge = float(analytic.largest_stable_lr(problem, shape).largest_stable_lr)
+    return shape._replace(lr=edge * draw(st.one_of(st.floats(1e-3, 0.99), st.floats(0.9, 0.99))))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data(), problems(), st.sampled_from([1, 2, 10, 333.0]), st.integers(1, 300))
+def test_simulation_and_theory_agree(data, problem, batch_size, steps):
+    check(problem, data.draw(linear_optimizers(problem)), batch_size, steps)
+
+
+# ----------------------------------------------------------------------------------------------- negative controls
+
+
+def recursion(fault=None):
+    """A theory of its own: the moment recursion, one step at a time in plain NumPy, with at most one fault."""
+
+    def numbers(problem, optimizer, batch_size):
+        h = np.repeat(problem.curvature, problem.multiplicity)
+        c, mean, std = (
+            np.repeat(a, problem.multiplicity) for a in (problem.noise, problem.initial_mean, problem.initial_std)
+        )
+        rate = optimizer.lr * (1.01 if fault == "rate off by 1 %" else 1.0)
+        power = optimizer.precondition if fault == "preconditioner on the wrong side" else -optimizer.precondition
+        scale = batch_size**2 if fault == "noise scaled twice" else batch_size
+        return h, c / scale, mean, std, rate * h**power, optimizer.momentum
+
+    def matrices(h, rate, beta, nesterov):
+        zero = 0 * h
+        if nesterov:
+            A = [[1 - rate * (1 + beta) * h, zero - rate * beta**2], [h, zero + beta]]
+            return np.moveaxis(np.array(A), -1, 0), np.stack([-rate * (1 + beta), zero + 1], axis=-1)
+        A = [[1 - rate * h, zero - rate * beta], [h, zero + beta]]
+        return np.moveaxis(np.array(A), -1, 0), np.stack([-rate, zero + 1], axis=-1)
+
+    def walk(problem, optimizer, batch_size, record):
+        h, variance, mean, std, rate, beta = numbers(problem, optimizer, batch_size)
+        A, b = matrices(h, rate, beta, optimizer.nesterov)
+        mu = np.stack([mean, 0 * mean], axis=-1)
+        P = np.zeros((h.size, 2, 2))
+        P[:, 0, 0] = std**2
+        late = 1 if fault == "off by one in t" else 0
+        kept = {}
+        for t in range(int(record[-1]) + late + 1):
+            kept[t - late] = (mu, P)
+            mu = (A @ mu[..., np.newaxis])[..., 0]
+            before = P.copy()
+            if fault == "no cross term":
+                before[:, 0, 1] = before[:, 1, 0] = 0
+            P = A @ before @ A.swapaxes(-1, -2) + b[:, :, np.newaxis] * b[:, np.newaxis, :] * variance[:, None, None]
+        return np.stack([kept[int(t)][0] for t in record]), np.stack([kept[int(t)][1] for t in record])
+
+    def moments(problem, optimizer, batch_size, steps, *, record):
+        mu, P = walk(problem, optimizer, batch_size, record)
+        dims = ("step", "coordinate")
+        found = {"theta_mean": (dims, mu[..., 0]), "theta_variance": (dims, P[..., 0, 0])}
+        if optimizer.momentum > 0:
+            found["momentum_mean"] = (dims, mu[..., 1])
+            found["momentum_variance"] = (dims, P[..., 1, 1])
+            found["theta_momentum_covariance"] = (dims, P[..., 0, 1])
+        return xr.Dataset(found)
+
+    def transition(problem, optimizer, batch_size, steps):
+        h, _, _, _, rate, beta = numbers(problem, optimizer, batch_size)
+        size = 2 if optimizer.momentum > 0 else 1
+        power = np.linalg.matrix_power(matrices(h, rate, beta, optimizer.nesterov)[0], steps)
+        return xr.Dataset({"transition": (("coordinate", "to", "of"), power[:, :size, :size])})
+
+    def risk(problem, optimizer, batch_size, steps, *, record):
+        mu, P = walk(problem, optimizer, batch_size, record)
+        weight = 0.5 * np.repeat(problem.curvature, problem.multiplicity)
+        return xr.Dataset({"risk": ("step", (weight * (P[..., 0, 0] + mu[..., 0] ** 2)).sum(axis=-1))})
+
+    return Theory(moments, transition, risk)
+
+
+CONTROL = NoisyQuadratic(
+    curvature=1.0 / np.arange(1, 101), noise=1.0, initial_mean=np.linspace(-1, 1, 100), initial_std=0.7
+)
+FAULTS = {
+    "rate off by 1 %": (SGD(lr=0.3), 4),
+    "noise scaled twice": (SGD(lr=0.3), 2),
+    "no cross term": (SGD(lr=0.1, momentum=0.5), 4),
+    "off by one in t": (SGD(lr=0.3), 4),
+    "preconditioner on the wrong side": (SGD(lr=0.05, precondition=0.5), 4),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_recursion_without_its_fault_agrees(name):
+    """So that the rejection below is of the fault and of nothing else."""
+    optimizer, batch_size = FAULTS[name]
+    check(CONTROL, optimizer, batch_size, 200, theory=recursion())
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_rejected(fault, momentum):
+    optimizer, batch_size = FAULTS[fault]
+    if fault != "no cross term":
+        optimizer = optimizer._replace(momentum=momentum)
+    with pytest.raises(AssertionError, match="p = "):
+        check(CONTROL, optimizer, batch_size, 200, theory=recursion(fault))
+
+
+@pytest.mark.parametrize("fault", [f for f in FAULTS if f not in ("no cross term", "off by one in t")])
+def test_the_statistics_alone_reject_it(fault):
+    """Some faults make the theory inconsistent in itself; those that do not are seen in the data."""
+    optimizer, batch_size = FAULTS[fault]
+    report = agreement(CONTROL, optimizer, batch_size, 200, trajectories=2048, theory=recursion(fault))
+    assert bool(report.consistent)
+    assert float(report.p_value) < ERROR_RATE
+
+
+def test_an_inconsistent_theory_is_rejected_without_data():
+    risk = lambda *a, **k: analytic.risk(*a, **k) * (1 + 1e-6)  # noqa: E731
+    report = agreement(CONTROL, SGD(lr=0.1), 4, 10, theory=EXACT._replace(risk=risk), trajectories=16)
+    assert not bool(report.consistent)
+    assert not bool(report.agrees)
+
+
+# ------------------------------------------------------------------------------------------------------ the report
+
+
+def test_shape_of_the_report():
+    report = agreement(CONTROL, SGD(lr=[0.1, 0.2], momentum=0.5), [1, 8], 100, trajectories=64)
+    assert report.z.dims == ("lr", "batch_size", "moment", "step")
+    assert report.p_value.dims == report.agrees.dims == ("lr", "batch_size")
+    assert report.step.values[0] == 0
+    assert report.step.values[-1] == 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": mcnqm.Adam(lr=0.1)}, "optimizer must be linear"),
+        ({"optimizer": SGD(lr=1e9), "steps": 1000}, "optimizer must be stable"),
+        ({"steps": 0}, "steps must be an integer >= 1, got 0"),
+        ({"trajectories": 7}, "trajectories must be an integer in"),
+        ({"error_rate": 0.0}, "error_rate must be in"),
+        ({"seed": -1}, "seed must be"),
+    ],
+)
+def test_bad_input(changes, message):
+    arguments = {"problem": CONTROL, "optimizer": SGD(lr=0.1), "batch_size": 4, "steps": 10}
+    with pytest.raises(mcnqm.ParameterError, match=message):
+        agreement(**{**arguments, **changes})
+
+
+def test_marginal_z_are_standard_normal():
+    """Mean 0 and variance 1 over seeds, at every moment; false alarm below 1e-5 over the six."""
+    problem = NoisyQuadratic([1.0, 0.3, 0.05], noise=[0.5, 1.0, 2.0], initial_mean=[1.0, 0.0, -1.0])
+    z = np.stack(
+        [
+            agreement(problem, SGD(lr=0.2, momentum=0.5), 4, 40, trajectories=64, seed=seed, record=[40]).z.values[:, 0]
+            for seed in range(200)
+        ]
+    )
+    assert np.abs(z.mean(axis=0)).max() < 5 / np.sqrt(200), z.mean(axis=0)
+    assert np.abs(z.var(axis=0) - 1).max() < 5 * np.sqrt(2 / 200), z.var(axis=0)
+
+
+# ----------------------------------------------------------------------------------------------------- calibration
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "optimizer", [SGD(lr=0.5), SGD(lr=0.1, momentum=0.9), SGD(lr=0.1, momentum=0.9, nesterov=True)]
+)
+def test_p_values_are_uniform(optimizer):
+    """Kolmogorov-Smirnov over 600 seeds; a new set of seeds fails with probability 1e-4 per optimizer."""
+    problem = NoisyQuadratic([1.0, 0.2, 0.01], noise=[0.5, 1.0, 2.0], initial_mean=[1.0, 0.0, -1.0])
+    p = [float(agreement(problem, optimizer, 4, 60, trajectories=32, seed=seed).p_value) for seed in range(600)]
+    found = stats.kstest(p, "uniform")
+    assert found.pvalue > 1e-4, found
+    # Negative control: z-scores of correlated steps, combined as if they were independent, are not uniform.
+    wrong = []
+    for seed in range(600):
+        z = agreement(problem, optimizer, 4, 60, trajectories=32, seed=seed).z.values
+        wrong.append(stats.chi2.sf(np.nansum(z**2), np.isfinite(z).sum()))
+    assert stats.kstest(wrong, "uniform").pvalue < 1e-4
+
+
+@pytest.mark.slow
+def test_intervals_cover():
+    """Of the 95 % intervals of the risk over 1000 seeds, 95 % cover: within 4 binomial standard errors (6e-5)."""
+    problem, optimizer = NoisyQuadratic.power_law(200), SGD(lr=[0.05, 0.5], momentum=0.5)
+    record = [0, 10, 100, 400]
+    exact = analytic.risk(problem, optimizer, 8, 400, record=record).risk
+    quantile = stats.t.ppf(0.975, 31)
+    covered, narrow = [], []
+    for seed in range(1000):
+        runs = mcnqm.simulate(problem, optimizer, 8, 400, trajectories=32, seed=seed, record=record)
+        off = np.abs(runs.risk - exact)
+        covered.append((off <= quantile * runs.risk_stderr).values)
+        narrow.append((off <= 0.8 * quantile * runs.risk_stderr).values)
+    error = np.sqrt(0.95 * 0.05 / 1000)
+    assert np.abs(np.mean(covered, axis=0) - 0.95).max() < 4 * error, np.mean(covered, axis=0)
+    # Negative control: errors understated by a fifth.
+    assert np.abs(np.mean(narrow, axis=0) - 0.95).max() > 4 * error, np.mean(narrow, axis=0)
