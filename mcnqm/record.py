@@ -47,7 +47,7 @@ def recorded_steps(steps: int, record: Any = None, *, limit: int = MAX_STEPS) ->
     array([0, 1, 2, 3, 4, 5])
     >>> record = recorded_steps(1_000_000)
     >>> record.size, record[-1]
-    (221, np.int64(1000000))
+    (207, np.int64(1000000))
     """
     last = integer("steps", steps, 0, limit)
     if record is None:

@@ -1,7 +1,8 @@
 """Simulation and theory hold each other: over random problems, and against deliberately wrong formulas.
 
 `check` is the one test. A new seed would make it fail with probability `ERROR_RATE` per case; the seeds and
-hypothesis's examples are fixed. The negative controls hand the same check a theory with one fault each, and it must fail.
+hypothesis's examples are fixed. The negative controls hand the same check a theory with one fault each, and it must
+fail.
 """
 
 from __future__ import annotations
