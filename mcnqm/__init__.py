@@ -8,6 +8,7 @@ from mcnqm.kernels.updates import update_rule
 from mcnqm.optimizers import SGD, Adam, Lion, RMSProp, hyperparameters
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.simulate import noise, simulate
+from mcnqm.steps import steps_to_target
 
 __all__ = [
     "SGD",
@@ -22,5 +23,6 @@ __all__ = [
     "hyperparameters",
     "noise",
     "simulate",
+    "steps_to_target",
     "update_rule",
 ]

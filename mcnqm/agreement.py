@@ -143,13 +143,12 @@ def agreement(
     exact = _Exact(theory, problem, optimizer, batch_size, wanted)
 
     keep = 2 if exact.buffer else 1
-    job = Job(
-        problem, optimizer, settings, np.arange(count, dtype=np.uint32), integer("seed", seed, 0, 2**64 - 1), wanted
-    )
+    key = integer("seed", seed, 0, 2**64 - 1)
+    job = Job(problem, optimizer, settings, np.arange(count, dtype=np.uint32), key)
     meter = meter_of(progress)
-    meter.start(job.updates, "simulating")
+    meter.start(job.lanes * float(steps) * problem.dim, "simulating")
     try:
-        paths = run_paths(job, np.arange(problem.dim), Pool(executor, threads), meter, keep=keep)
+        paths = run_paths(job, wanted, np.arange(problem.dim), Pool(executor, threads), meter, keep=keep)
     finally:
         meter.close()
 

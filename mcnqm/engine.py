@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,14 +23,14 @@ from numpy.typing import NDArray
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.loops import LANES, Shard
-from mcnqm.kernels.shards import advance_shard, new_cancel_flag
+from mcnqm.kernels.shards import ShardState, advance_shard, new_cancel_flag
 from mcnqm.kernels.updates import HeavyBall, Nesterov, PlainSGD
 from mcnqm.optimizers import SGD
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import Meter
 from mcnqm.settings import Settings
 
-__all__ = ["Job", "Pool", "kernel_form", "run_loss", "run_paths"]
+__all__ = ["Job", "March", "Pool", "kernel_form", "run_loss", "run_paths"]
 
 T = TypeVar("T")
 
@@ -133,8 +134,6 @@ class Job:
         Which trajectories to run.
     seed : int
         64 bits.
-    record : ndarray of int64
-        Steps to record.
     per_example : bool
         Draw every example, rather than the law of their mean.
     """
@@ -144,27 +143,34 @@ class Job:
     settings: Settings
     trajectories: NDArray[np.uint32]
     seed: int
-    record: NDArray[np.int64]
     per_example: bool = False
 
     @property
-    def updates(self) -> float:
-        """Coordinate updates of the whole run."""
-        return float(self.problem.dim) * self.settings.size * self.trajectories.size * float(self.record[-1])
+    def lanes(self) -> int:
+        """Trajectories times settings."""
+        return self.settings.size * int(self.trajectories.size)
+
+    @cached_property
+    def form(self) -> tuple[type, NDArray[np.float64]]:
+        """Hyperparameters as kernels know them, the batch size last: see `kernel_form`."""
+        kind, fields = kernel_form(
+            self.optimizer, {k: v for k, v in self.settings.values.items() if k != "batch_size"}
+        )
+        return kind, np.vstack([fields, self.settings.values["batch_size"]])
 
 
 @dataclass(frozen=True)
 class _Tile:
     """A block of lanes: the same for every block of coordinates."""
 
-    kind: type
     by_setting: bool
-    columns: NDArray[np.float64]  # (fields + 1, LANES)
-    settings: slice | NDArray[np.int64]
-    trajectories: NDArray[np.uint32]
-    where: slice
+    settings: NDArray[np.int64]
+    trajectories: slice
     examples: int
-    lanes: tuple[int, int]  # trajectories, settings in use, without padding
+
+    def lanes(self, job: Job) -> tuple[int, int]:
+        """Trajectories and settings."""
+        return job.trajectories[self.trajectories].size, self.settings.size
 
 
 @dataclass(frozen=True)
@@ -194,69 +200,52 @@ def _parts(total: int, most: int) -> list[slice]:
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def _padded(n: int) -> int:
-    """Lanes to run for `n` wanted: a full vector is cheaper than a few left-over lanes on their own."""
-    return min(LANES, 8 * math.ceil(n / 8)) if n % 8 > 2 else n
-
-
-def _tiles(job: Job, most_lanes: int, kept: int) -> Iterator[_Tile]:
-    kind, fields = kernel_form(job.optimizer, {k: v for k, v in job.settings.values.items() if k != "batch_size"})
-    batch = job.settings.values["batch_size"]
+def _tiles(job: Job, members: NDArray[np.int64], records: int, most_lanes: int = LANES) -> list[_Tile]:
+    """Cut the settings `members` times all trajectories into tiles that one shard can hold."""
     width = min(most_lanes, LANES)
-    by_setting = min(job.settings.size, width) >= min(job.trajectories.size, width)
-    affordable = _OUT_BYTES // (8 * LANES * job.record.size * max(kept, 1))
-    groups = max(1, min(_GROUPS, affordable))
+    by_setting = min(members.size, width) >= min(job.trajectories.size, width)
+    groups = max(1, min(_GROUPS, _OUT_BYTES // (8 * LANES * records)))
+    batch = job.settings.values["batch_size"]
+    kinds = [(0, members)]
+    if job.per_example:  # examples are drawn for one batch size at a time
+        kinds = [(int(b), members[batch[members] == b]) for b in np.unique(batch[members])]
+    return [
+        _Tile(by_setting, alike[part], where, examples)
+        for examples, alike in kinds
+        for part in _parts(alike.size, width if by_setting else groups)
+        for where in _parts(job.trajectories.size, groups if by_setting else width)
+    ]
 
-    # Examples are drawn for one batch size at a time.
-    batches: list[tuple[int, NDArray[np.int64]]] = [(0, np.arange(batch.size))]
+
+def _shard(job: Job, tile: _Tile, part: _Coordinates, start: int, record: NDArray[np.int64], keep: int = 0) -> Shard:
+    columns = job.form[1][:, tile.settings]
     if job.per_example:
-        batches = [(int(b), np.flatnonzero(batch == b)) for b in np.unique(batch)]
-    for examples, members in batches:
-        for part in _parts(members.size, width if by_setting else groups):
-            chosen = members[part]
-            n_settings = _padded(chosen.size) if by_setting else chosen.size
-            columns = np.ones((fields.shape[0] + 1, LANES))
-            columns[:-1, :n_settings] = fields[:, np.resize(chosen, n_settings)]
-            # Averaged examples already have the variance of their mean.
-            columns[-1, :n_settings] = 1.0 if job.per_example else batch[np.resize(chosen, n_settings)]
-            for where in _parts(job.trajectories.size, groups if by_setting else width):
-                lanes = job.trajectories[where]
-                padded = lanes if by_setting else np.resize(lanes, _padded(lanes.size))
-                yield _Tile(kind, by_setting, columns, chosen, padded, where, examples, (lanes.size, chosen.size))
-
-
-def _shard(job: Job, tile: _Tile, part: _Coordinates, keep: int) -> Shard:
-    n_settings = _padded(tile.lanes[1]) if tile.by_setting else tile.lanes[1]
+        columns[-1] = 1.0  # averaged examples already have the variance of their mean
     return Shard(
         seed=np.uint64(job.seed),
         examples=tile.examples,
-        settings=tile.columns,
-        n_settings=n_settings,
-        trajectories=tile.trajectories,
+        settings=columns,
+        n_settings=tile.settings.size,
+        trajectories=job.trajectories[tile.trajectories],
         coordinates=part.index,
         curvature=part.curvature,
         noise=part.noise,
         mean=part.mean,
         std=part.std,
         weight=0.5 * part.curvature,
-        start=0,
-        stop=int(job.record[-1]),
-        record=job.record,
+        start=start,
+        stop=int(record[-1]),
+        record=record,
         keep=keep,
     )
 
 
-def _out(kind: type, by_setting: bool, shard: Shard, lanes: tuple[int, int], cancel: Any) -> NDArray[np.float64]:
-    out, _ = advance_shard(kind, by_setting, shard, cancel=cancel)
-    return np.ascontiguousarray(out[:, : lanes[0], : lanes[1]])
+def _out(kind: type, by_setting: bool, shard: Shard, cancel: Any) -> NDArray[np.float64]:
+    return np.ascontiguousarray(advance_shard(kind, by_setting, shard, cancel=cancel)[0])
 
 
-def _task(job: Job, tile: _Tile, part: _Coordinates, keep: int, pool: Pool) -> tuple[Any, ...]:
-    return tile.kind, tile.by_setting, _shard(job, tile, part, keep), tile.lanes, pool.cancel
-
-
-def run_loss(job: Job, pool: Pool, meter: Meter, *, most_lanes: int = LANES) -> NDArray[np.float64]:
-    """Loss of every lane at every recorded step, shape (settings, trajectories, records).
+class March:
+    """All lanes of a job, advanced together a stretch at a time; settings can be dropped on the way.
 
     Parameters
     ----------
@@ -269,25 +258,91 @@ def run_loss(job: Job, pool: Pool, meter: Meter, *, most_lanes: int = LANES) -> 
     most_lanes : int
         Widest group of lanes. Smaller shards are slower and change no bit of the result.
     """
-    everything = _coordinates(job.problem)
-    size = max(_SMALLEST_BLOCK, math.ceil(job.problem.dim / _REDUCTION_BLOCKS))
-    blocks = [everything[start : start + size] for start in range(0, job.problem.dim, size)]
-    tiles = list(_tiles(job, most_lanes, 0))
-    loss = np.zeros((job.settings.size, job.trajectories.size, job.record.size))
-    tasks = (_task(job, tile, block, 0, pool) for tile in tiles for block in blocks)
-    results = pool.map(_out, tasks)
-    for tile in tiles:
-        total = np.zeros((job.record.size, *tile.lanes))
-        for block in blocks:  # first to last: the order that makes sums reproducible
-            total += next(results)
-            meter.advance(float(math.prod(tile.lanes)) * block.index.size * float(job.record[-1]))
-        loss[tile.settings, tile.where] = total.transpose(2, 1, 0)
-    results.close()  # type: ignore[attr-defined]
-    return loss
+
+    def __init__(self, job: Job, pool: Pool, meter: Meter, *, most_lanes: int = LANES) -> None:
+        everything = _coordinates(job.problem)
+        size = max(_SMALLEST_BLOCK, math.ceil(job.problem.dim / _REDUCTION_BLOCKS))
+        self._blocks = [everything[start : start + size] for start in range(0, job.problem.dim, size)]
+        self._job, self._pool, self._meter, self._most_lanes = job, pool, meter, most_lanes
+        self._states: list[ShardState] | None = None
+        self.step = 0
+        self.alive = np.arange(job.settings.size)
+        """Indices of the settings that still run."""
+
+    def advance(self, record: NDArray[np.int64], *, last: bool = False) -> NDArray[np.float64]:
+        """Run to ``record[-1]`` and return the loss of what is alive, shape (alive, trajectories, records).
+
+        Parameters
+        ----------
+        record : ndarray of int64
+            Increasing steps, beyond the present one, or from 0 on at the start.
+        last : bool
+            Nothing follows: the state at the end need not be kept.
+        """
+        job, states = self._job, self._states
+        tiles = _tiles(job, np.arange(self.alive.size), record.size, self._most_lanes)
+        real = [replace(tile, settings=self.alive[tile.settings]) for tile in tiles]
+        kind = job.form[0]
+
+        def tasks() -> Iterator[tuple[Any, ...]]:
+            for tile, lanes in zip(tiles, real, strict=True):
+                for b, block in enumerate(self._blocks):
+                    before = None
+                    if states is not None:
+                        at = (slice(None), slice(None), tile.trajectories, tile.settings)
+                        before = ShardState(states[b].lanes[at], states[b].clock[:, tile.settings])
+                    shard = _shard(job, lanes, block, self.step, record)
+                    yield kind, tile.by_setting, shard, before, self._pool.cancel
+
+        loss = np.zeros((self.alive.size, job.trajectories.size, record.size))
+        after: list[ShardState] = []
+        results = self._pool.map(_loss_only if last else advance_shard, tasks())
+        for tile in tiles:
+            lanes = tile.lanes(job)
+            total = np.zeros((record.size, *lanes))
+            for b, block in enumerate(self._blocks):  # first to last: the order that makes sums reproducible
+                part, end = next(results)
+                total += part
+                self._meter.advance(float(math.prod(lanes)) * block.index.size * float(record[-1] - self.step))
+                if end is not None:
+                    if len(after) == b:
+                        shape = (block.index.size, end.lanes.shape[1], job.trajectories.size, self.alive.size)
+                        after.append(ShardState(np.empty(shape), np.empty((end.clock.shape[0], self.alive.size))))
+                    after[b].lanes[:, :, tile.trajectories, tile.settings] = end.lanes
+                    after[b].clock[:, tile.settings] = end.clock
+            loss[tile.settings, tile.trajectories] = total.transpose(2, 1, 0)
+        results.close()  # type: ignore[attr-defined]
+        self._states = after or None
+        self.step = int(record[-1])
+        return loss
+
+    def drop(self, gone: NDArray[np.bool_]) -> None:
+        """Stop the settings where `gone`, one entry per setting alive."""
+        stay = np.flatnonzero(~gone)
+        self.alive = self.alive[stay]
+        if self._states is not None:
+            self._states = [ShardState(s.lanes[..., stay], s.clock[:, stay]) for s in self._states]
+
+
+def _loss_only(*task: Any) -> tuple[NDArray[np.float64], None]:
+    return np.ascontiguousarray(advance_shard(*task)[0]), None
+
+
+def run_loss(
+    job: Job, record: NDArray[np.int64], pool: Pool, meter: Meter, *, most_lanes: int = LANES
+) -> NDArray[np.float64]:
+    """Loss of every lane at every recorded step, shape (settings, trajectories, records)."""
+    return March(job, pool, meter, most_lanes=most_lanes).advance(record, last=True)
 
 
 def run_paths(
-    job: Job, coordinates: NDArray[np.int64], pool: Pool, meter: Meter, *, keep: int = 1
+    job: Job,
+    record: NDArray[np.int64],
+    coordinates: NDArray[np.int64],
+    pool: Pool,
+    meter: Meter,
+    *,
+    keep: int = 1,
 ) -> NDArray[np.float64]:
     """Paths of chosen coordinates, shape (settings, trajectories, records, coordinates, kept variables).
 
@@ -295,17 +350,20 @@ def run_paths(
     seed, so to keep its path it is simply run (again) on its own.
     """
     everything = _coordinates(job.problem)
-    affordable = _OUT_BYTES // (8 * LANES * _GROUPS * job.record.size * keep)
+    affordable = _OUT_BYTES // (8 * LANES * _GROUPS * record.size * keep)
     blocks = _parts(coordinates.size, max(1, min(_PATHS, affordable)))
-    tiles = list(_tiles(job, LANES, keep))
-    shape = (job.settings.size, job.trajectories.size, job.record.size, coordinates.size, keep)
-    paths = np.empty(shape)
-    tasks = (_task(job, tile, everything[coordinates[block]], keep, pool) for tile in tiles for block in blocks)
+    tiles = _tiles(job, np.arange(job.settings.size), record.size * keep)
+    paths = np.empty((job.settings.size, job.trajectories.size, record.size, coordinates.size, keep))
+    tasks = (
+        (job.form[0], tile.by_setting, _shard(job, tile, everything[coordinates[block]], 0, record, keep), pool.cancel)
+        for tile in tiles
+        for block in blocks
+    )
     results = pool.map(_out, tasks)
     for tile in tiles:
         for block in blocks:
             part = next(results)
-            paths[tile.settings, tile.where, :, block] = part.transpose(2, 1, 0, 3, 4)
-            meter.advance(float(math.prod(tile.lanes)) * part.shape[3] * float(job.record[-1]))
+            paths[tile.settings, tile.trajectories, :, block] = part.transpose(2, 1, 0, 3, 4)
+            meter.advance(float(math.prod(tile.lanes(job))) * part.shape[3] * float(record[-1]))
     results.close()  # type: ignore[attr-defined]
     return paths

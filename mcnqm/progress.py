@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from types import TracebackType
 from typing import Any, Protocol
@@ -25,7 +26,7 @@ class Meter(Protocol):
     """What the engine tells its progress to."""
 
     def start(self, total: float, label: str) -> None:
-        """Announce the amount of work, in any unit."""
+        """Announce the amount of work, in any unit; NaN if it is not known."""
 
     def advance(self, amount: float) -> None:
         """Report work done."""
@@ -66,7 +67,7 @@ class RichMeter:
     def start(self, total: float, label: str) -> None:
         """Show a bar."""
         self._bar.start()
-        self._task = self._bar.add_task(label, total=total)
+        self._task = self._bar.add_task(label, total=None if math.isnan(total) else total)
 
     def advance(self, amount: float) -> None:
         """Move the bar."""

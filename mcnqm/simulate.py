@@ -135,11 +135,12 @@ def simulate(
     pool = Pool(executor, threads)
     meter = meter_of(progress)
 
-    job = Job(problem, optimizer, settings, np.arange(count, dtype=np.uint32), key, wanted, per_example)
-    meter.start(job.updates * (1 if chosen is None else 1 + chosen.size / problem.dim), "simulating")
+    job = Job(problem, optimizer, settings, np.arange(count, dtype=np.uint32), key, per_example)
+    kept = 0 if chosen is None else chosen.size
+    meter.start(job.lanes * float(wanted[-1]) * (problem.dim + kept), "simulating")
     try:
-        loss = run_loss(job, pool, meter)
-        paths = None if chosen is None else run_paths(job, chosen, pool, meter)
+        loss = run_loss(job, wanted, pool, meter)
+        paths = None if chosen is None else run_paths(job, wanted, chosen, pool, meter)
     finally:
         meter.close()
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import mcnqm
-from mcnqm.engine import Job, Pool, run_loss
-from mcnqm.kernels.shards import ShardState, advance_shard
+from mcnqm.engine import Job, March, Pool, run_loss
 from mcnqm.progress import NoMeter
 from mcnqm.record import recorded_steps
 from mcnqm.settings import settings_of
@@ -50,10 +49,10 @@ def test_process_pool():
 def test_shard_sizes(name):
     optimizer = OPTIMIZERS[name]
     record = recorded_steps(STEPS)
-    job = Job(PROBLEM, optimizer, settings_of(optimizer, 4.0), np.arange(19, dtype=np.uint32), 5, record)
-    whole = run_loss(job, Pool(), NoMeter())
+    job = Job(PROBLEM, optimizer, settings_of(optimizer, 4.0), np.arange(19, dtype=np.uint32), 5)
+    whole = run_loss(job, record, Pool(), NoMeter())
     for most_lanes in (1, 8, 13, 20):
-        assert np.array_equal(run_loss(job, Pool(), NoMeter(), most_lanes=most_lanes), whole), most_lanes
+        assert np.array_equal(run_loss(job, record, Pool(), NoMeter(), most_lanes=most_lanes), whole), most_lanes
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -83,23 +82,21 @@ def test_records_and_length_do_not_matter(name):
     assert np.array_equal(run(optimizer, steps=77).loss.isel(step=-1), every.loss.sel(step=77))
 
 
-@pytest.mark.parametrize("by_setting", [True, False])
-def test_a_shard_goes_on_from_its_state(by_setting, monkeypatch):
-    optimizer = OPTIMIZERS["Adam"]._replace(lr=np.geomspace(1e-3, 0.1, 9))
-    shards = []
-    monkeypatch.setattr("mcnqm.engine.advance_shard", lambda *a, **k: shards.append(a) or advance_shard(*a, **k))
-    job = Job(PROBLEM, optimizer, settings_of(optimizer, 4.0), np.arange(9, dtype=np.uint32), 5, np.array([STEPS]))
-    run_loss(job, Pool(threads=1), NoMeter())
-    kind, _, shard = shards[0]
-    if not by_setting:
-        shard = shard._replace(n_settings=9, trajectories=np.arange(9, dtype=np.uint32))
-    whole, end = advance_shard(kind, by_setting, shard)
-    state: ShardState | None = None
-    for start, stop in ((0, 50), (50, 128), (128, 131), (131, STEPS)):
-        part, state = advance_shard(kind, by_setting, shard._replace(start=start, stop=stop), state)
-    assert np.array_equal(part, whole)
-    assert state is not None
-    assert np.array_equal(state.lanes, end.lanes)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("trajectories", [5, 30])
+def test_a_march_in_stretches(name, trajectories):
+    """Stopping anywhere, dropping settings and going on is the same as running through."""
+    optimizer = OPTIMIZERS[name]
+    job = Job(PROBLEM, optimizer, settings_of(optimizer, 4.0), np.arange(trajectories, dtype=np.uint32), 5)
+    whole = run_loss(job, np.arange(STEPS + 1), Pool(), NoMeter())
+    march = March(job, Pool(), NoMeter())
+    rng = np.random.default_rng(1)
+    for start, stop in ((0, 50), (51, 128), (129, 131), (132, STEPS)):
+        part = march.advance(np.arange(start, stop + 1))
+        assert march.step == stop
+        assert np.array_equal(part, whole[march.alive, :, start : stop + 1])
+        march.drop(rng.uniform(size=march.alive.size) < 0.4)
+    assert 0 < march.alive.size < 10
 
 
 def test_seeds_differ():

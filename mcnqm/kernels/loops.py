@@ -56,7 +56,7 @@ class Shard(NamedTuple):
     settings : ndarray of float64, shape (fields + 1, LANES)
         One column per setting: the hyperparameters in order, then the batch size.
     n_settings : int
-        How many columns are in use.
+        How many columns are in use, at most LANES.
     trajectories, coordinates : ndarray of uint32, shape (trajectories,), (coordinates,)
         Indices in the counters.
     curvature, noise, mean, std, weight : ndarray of float64, shape (coordinates,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import numba
@@ -23,8 +24,9 @@ class ShardState(NamedTuple):
 
     Attributes
     ----------
-    lanes : ndarray of float64, shape (coordinates * groups * variables * LANES,)
-    clock : ndarray of float64, shape (clock variables * LANES,)
+    lanes : ndarray of float64, shape (coordinates, variables, trajectories, settings)
+        theta and the optimizer's state variables.
+    clock : ndarray of float64, shape (clock variables, settings)
     """
 
     lanes: NDArray[np.float64]
@@ -93,22 +95,39 @@ def advance_shard(
         first = hyper_type._make(shard.settings[:fields, 0].tolist())  # type: ignore[attr-defined]
         like_c = tuple(float(c) for c in rule.clock.py_func(first, like_k)[1])  # type: ignore[attr-defined]
 
-    groups, lanes = shard.trajectories.size, shard.n_settings
-    if not by_setting:
-        groups, lanes = lanes, groups
-    if state is None:
-        clock = np.repeat(np.array(like_k, dtype=np.float64), LANES)
-        state = ShardState(np.zeros(shard.curvature.size * groups * (1 + len(like_s)) * LANES), clock)
-    else:
-        state = ShardState(state.lanes.copy(), state.clock.copy())
+    trajectories, settings = shard.trajectories.size, shard.n_settings
+    wide = _padded(shard, by_setting)
+    groups, lanes = (trajectories, settings) if by_setting else (settings, trajectories)
+    room = np.zeros((shard.curvature.size, groups, 1 + len(like_s), LANES))
+    clock = np.repeat(np.array(like_k, dtype=np.float64)[:, np.newaxis], LANES, axis=1)
+    # (coordinate, variable, trajectory, setting) to (coordinate, group, variable, lane)
+    axes = (0, 2, 1, 3) if by_setting else (0, 3, 1, 2)
+    if state is not None:
+        room[..., :lanes] = state.lanes.transpose(axes)
+        clock[:, :settings] = state.clock
     outputs = shard.curvature.size if shard.keep else 1
     out = np.zeros((outputs, shard.record.size, groups, max(shard.keep, 1), LANES))
 
     kernel = advance_kernel(hyper_type, f"{sources()}-{rule.fingerprint}")
     layout = BY_SETTING if by_setting else BY_TRAJECTORY
     flag = new_cancel_flag() if cancel is None else cancel
-    kernel(layout, like_p, like_s, like_c, like_k, shard, state.lanes, state.clock, out.reshape(-1), flag)
+    flat = (room.reshape(-1), clock.reshape(-1), out.reshape(-1))
+    kernel(layout, like_p, like_s, like_c, like_k, wide, *flat, flag)
 
     # (output, record, group, kept, lane) to (record, trajectory, setting, output, kept)
     result = out[..., :lanes].transpose((1, 2, 4, 0, 3) if by_setting else (1, 4, 2, 0, 3))
-    return (result if shard.keep else result[..., 0, 0]), state
+    back = np.argsort(axes)
+    end = ShardState(room[..., :lanes].transpose(back), clock[:, :settings])
+    return (result if shard.keep else result[..., 0, 0]), end
+
+
+def _padded(shard: Shard, by_setting: bool) -> Shard:
+    """The shard with its last lane repeated: a full vector is cheaper than a few left-over lanes on their own."""
+    n = shard.n_settings if by_setting else shard.trajectories.size
+    wide = min(LANES, 8 * math.ceil(n / 8)) if n % 8 > 2 else n
+    settings = np.ones((shard.settings.shape[0], LANES))
+    settings[:, : shard.n_settings] = shard.settings
+    if not by_setting:
+        return shard._replace(settings=settings, trajectories=np.resize(shard.trajectories, wide))
+    settings[:, n:wide] = settings[:, n - 1 : n]
+    return shard._replace(settings=settings, n_settings=wide)
