@@ -277,8 +277,11 @@ def chi_square_p(counts, expected):
     if counts[expected == 0].any():
         return 0.0  # the impossible has happened
     cut = max(np.searchsorted(expected, 1000), np.searchsorted(np.cumsum(expected), 1000) + 1)
+    cut = min(cut, expected.size - 1)
     counts = np.append(counts[cut:], counts[:cut].sum())
     expected = np.append(expected[cut:], expected[:cut].sum())
+    if counts.size <= 2:  # one site has nearly all: that one against the rest, exactly
+        return stats.binomtest(counts[0], counts.sum(), min(1.0, expected[0] / expected.sum())).pvalue
     return stats.chi2.sf(np.sum((counts - expected) ** 2 / expected), counts.size - 1)
 
 
