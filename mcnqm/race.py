@@ -1,9 +1,11 @@
 """Steps to target by simulation: all lanes of a sweep advance together until each has hit, or cannot.
 
-The estimator: in each of several replicates (groups of trajectories of their own), the first step at which the mean
-loss over the replicate's trajectories is at or below the target. The answer is the mean over replicates, its standard
-error their spread. A mean over few trajectories fluctuates, and a first passage takes the first favourable
-fluctuation, so the estimator is biased towards early: see `mcnqm.steps_to_target`.
+The estimator. Each of several replicates (groups of trajectories of their own) gives the first step at which its
+estimate of the risk is at or below the target; the answer is the mean over replicates, its standard error their spread.
+Up to `_EXACT_UNTIL` steps the estimate is the mean loss over the replicate's trajectories at every step. Later, where a
+first passage would pick out the first favourable fluctuation of that mean, it is a local quadratic regression of the
+mean loss on log t, over a window of a factor exp(±`_WINDOW`) in t: the risk is smooth there, while fluctuations last for
+a fraction of it, and the regression is linear in the loss, so it does not bias the risk.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ _REACHED, _DIVERGED, _STEADY, _LIMIT, _OVERTAKEN = range(5)
 
 _EXACT_UNTIL = 256
 """Up to here every step is looked at; beyond, about every 1/256 of the steps so far."""
+
+_WINDOW = 0.12
+"""Half the width of the regression's window, in log t."""
 
 _STRETCH = 1.19
 """Lanes are looked at each time the number of steps has grown by so much."""
@@ -87,34 +92,22 @@ def run_race(
     group = np.zeros(size, dtype=np.int64) if groups is None else groups
     deadline = np.full(group.max() + 1, np.inf)
     march = March(job, pool, meter)
-    # What the last look saw, per setting: for interpolation, and for telling a steady state.
-    last_risk = np.full((size, replicates), np.inf)
-    octaves: list[tuple[int, Array]] = []
+    curve = _Curve(size, replicates)
     initial = job.problem.initial_risk
     scale = initial + 0.5 * float(np.sum(job.problem.multiplicity * job.problem.noise / job.problem.curvature))
-    seen_at = 0
+    octaves: list[tuple[int, Array]] = []
 
     while march.alive.size and march.step < max_steps:
         record = _looks(march.step, max_steps)
-        first = march.step == 0 and seen_at == 0
-        if first:
-            record = np.concatenate([[0], record])
         alive = march.alive
-        loss = march.advance(record)
+        loss = march.advance(np.concatenate([[0], record]) if march.step == 0 else record)
         with np.errstate(invalid="ignore", over="ignore"):
-            risk = loss.reshape(alive.size, replicates, -1, record.size).mean(axis=2)
-            lost = ~(risk <= 1e20 * scale)
-        risk[lost] = np.inf
-
-        below = risk <= targets[alive][:, np.newaxis, np.newaxis]
-        hit = below.any(axis=-1) & np.isinf(steps[alive])
-        where = below.argmax(axis=-1)
-        for a, k in zip(*np.nonzero(hit), strict=True):
-            s, j = alive[a], where[a, k]
-            before = (seen_at, last_risk[s, k]) if j == 0 else (int(record[j - 1]), float(risk[a, k, j - 1]))
-            steps[s, k] = _crossing(before, (int(record[j]), float(risk[a, k, j])), float(targets[s]))
-        last_risk[alive] = risk[..., -1]
-        seen_at = march.step
+            risk = loss[..., -record.size :].reshape(alive.size, replicates, -1, record.size).mean(axis=2)
+            risk[~(risk <= 1e20 * scale)] = np.inf
+        if march.step == record[-1] and not curve.steps.size:
+            curve.start(loss[..., 0].reshape(alive.size, replicates, -1).mean(axis=2))
+        curve.extend(record, risk, alive, last=march.step >= max_steps)
+        steps[alive] = np.minimum(steps[alive], curve.crossings(alive, targets[alive]))
 
         finished = np.isfinite(steps[alive]).all(axis=1)
         reason[alive[finished]] = _REACHED
@@ -123,7 +116,8 @@ def run_race(
                 deadline[group[s]] = min(deadline[group[s]], patience * float(steps[s].max()))
         diverged = np.isinf(risk[..., -1]).any(axis=1) & ~finished
         reason[alive[diverged]] = _DIVERGED
-        overtaken = (march.step > deadline[group[alive]]) & ~finished & ~diverged
+        # The estimate lags behind by the regression's window.
+        overtaken = (march.step > np.exp(_WINDOW) * deadline[group[alive]]) & ~finished & ~diverged
         reason[alive[overtaken]] = _OVERTAKEN
         gone = finished | diverged | overtaken
 
@@ -152,13 +146,63 @@ def _looks(step: int, max_steps: int) -> NDArray[np.int64]:
     return np.append(looks, stop)
 
 
-def _crossing(before: tuple[int, float], after: tuple[int, float], target: float) -> float:
-    """First step at or below the target between two looks, by linear interpolation of log risk."""
-    (t0, r0), (t1, r1) = before, after
-    if t1 - t0 <= 1 or not np.isfinite(r0) or r0 <= target:
-        return float(t1)
-    share = np.log(r0 / target) / np.log(r0 / max(r1, 1e-300))
-    return float(min(t1, max(t0 + 1, np.ceil(t0 + share * (t1 - t0)))))
+class _Curve:
+    """Estimated risk of every setting and replicate at the looks so far, smoothed once its window is complete."""
+
+    def __init__(self, settings: int, replicates: int) -> None:
+        self.steps = np.empty(0)
+        self._raw = np.empty((settings, replicates, 0))
+        self._settled = 0  # looks whose estimate is final
+        self._fresh = 0  # of these, where the newest begin
+        self._risk = np.empty((settings, replicates, 0))
+
+    def start(self, risk: Array) -> None:
+        """The risk at step 0, of all settings."""
+        self.steps = np.zeros(1)
+        self._raw = risk[..., np.newaxis].copy()
+        self._risk = self._raw.copy()
+        self._settled = 1
+
+    def extend(self, record: NDArray[np.int64], risk: Array, alive: NDArray[np.int64], *, last: bool) -> None:
+        """Add looks of the settings `alive`; at the `last`, settle for the window there is."""
+        new = np.full((*self._raw.shape[:2], record.size), np.inf)
+        new[alive] = risk
+        self.steps = np.append(self.steps, record)
+        self._raw = np.concatenate([self._raw, new], axis=2)
+        reach = self.steps[-1] if last else self.steps[-1] * np.exp(-_WINDOW)
+        settled = max(int(np.searchsorted(self.steps, max(reach, _EXACT_UNTIL), side="right")), self._settled)
+        settled = min(settled, self.steps.size)
+        estimate = np.empty((*self._raw.shape[:2], settled - self._settled))
+        for k in range(self._settled, settled):
+            estimate[..., k - self._settled] = self._estimate(k)
+        self._risk = np.concatenate([self._risk, estimate], axis=2)
+        self._fresh, self._settled = self._settled, settled
+
+    def _estimate(self, k: int) -> Array:
+        t = self.steps[k]
+        if t <= _EXACT_UNTIL:
+            return self._raw[..., k]
+        window = slice(*np.searchsorted(self.steps, [t * np.exp(-_WINDOW), t * np.exp(_WINDOW) * (1 + 1e-12)]))
+        x = np.log(self.steps[window] / t)
+        weights = np.linalg.pinv(np.stack([np.ones_like(x), x, x**2], axis=1))[0]
+        with np.errstate(invalid="ignore"):
+            smooth = self._raw[..., window] @ weights
+        return np.where(np.isfinite(smooth), smooth, np.inf)
+
+    def crossings(self, alive: NDArray[np.int64], targets: Array) -> Array:
+        """First step at or below the target among the newest estimates, shape (alive, replicates), inf if none."""
+        first = max(self._fresh - 1, 0)
+        risk, steps = self._risk[alive, :, first:], self.steps[first : self._settled]
+        below = risk <= targets[:, np.newaxis, np.newaxis]
+        found = np.full(below.shape[:2], np.inf)
+        for a, k in zip(*np.nonzero(below.any(axis=2)), strict=True):
+            j = int(below[a, k].argmax())
+            found[a, k] = steps[j]
+            if j > 0 and steps[j] - steps[j - 1] > 1 and np.isfinite(risk[a, k, j - 1]):
+                above, under = risk[a, k, j - 1], risk[a, k, j]
+                share = (above - targets[a]) / (above - under)
+                found[a, k] = np.ceil(steps[j - 1] + share * (steps[j] - steps[j - 1]))
+        return found
 
 
 def _steady(octaves: list[tuple[int, Array]], alive: NDArray[np.int64], initial: float) -> NDArray[np.bool_]:
