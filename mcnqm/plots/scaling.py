@@ -1,0 +1,277 @@
+"""Steps to target and the tuned rate against batch size."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from numpy.typing import NDArray
+
+from mcnqm.plots.style import COLOURS, decades, new_figure
+
+__all__ = ["plot_scaling"]
+
+Array = NDArray[np.float64]
+
+_MARKERS = (("o", 1.0), ("s", 0.85), ("D", 0.8), ("^", 1.0), ("v", 1.0), ("P", 1.1), ("X", 1.1))
+"""Markers, and the factor on their size at which they look alike."""
+
+_LARGEST, _SMALLEST = 9.0, 5.5
+"""Marker sizes of the first and the last optimizer, so that coinciding points show as nested."""
+
+_STACK = 0.035
+"""Height of one critical batch size at the foot, as a share of the panel."""
+
+
+def plot_scaling(study: xr.Dataset) -> Figure:
+    """Steps to target and the tuned effective learning rate against batch size.
+
+    Points are simulated, with bars of two standard errors, filled in the small-batch regime and hollow outside it;
+    full lines are exact; the dotted curve is the fitted trade-off, drawn for optimizers without a closed form.
+    The triangles at the foot of the left panel are critical batch sizes, with bars of their 95 % intervals. A
+    cross marks a rate at the edge of its search. What was not reached (inf or NaN) is not drawn, and counted.
+
+    Parameters
+    ----------
+    study : xarray.Dataset
+        From `mcnqm.studies.scaling`, with dimensions ``optimizer`` and ``batch_size``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Two panels.
+
+    Examples
+    --------
+    >>> batch = 2.0 ** np.arange(6)
+    >>> both = lambda values: (("optimizer", "batch_size"), np.array([values]))
+    >>> each = lambda value: ("optimizer", [value])
+    >>> study = xr.Dataset(
+    ...     {
+    ...         "steps": both(100 + 6400 / batch), "steps_stderr": both(1 + 0 * batch),
+    ...         "effective_lr": both(0.01 * batch), "effective_lr_stderr": both(1e-4 * batch),
+    ...         "analytic_steps": both(100 + 6400 / batch), "analytic_effective_lr": both(0.01 * batch),
+    ...         "at_edge": both(batch < 0), "in_regime": both(batch < 5),
+    ...         "information_bound": ("batch_size", 1000 / batch), "bayes_bound": ("batch_size", 900 / batch),
+    ...         "slope": each(1.0), "slope_low": each(0.99), "slope_high": each(1.01),
+    ...         "S_min": each(100.0), "E_min": each(6400.0),
+    ...         "B_crit": each(64.0), "B_crit_low": each(60.0), "B_crit_high": each(68.0),
+    ...     },
+    ...     coords={"optimizer": ["SGD"], "batch_size": batch},
+    ... )
+    >>> [axes.get_ylabel() for axes in plot_scaling(study).axes]
+    ['steps to target', 'tuned effective learning rate']
+    """
+    study = study.transpose("optimizer", "batch_size", ...).sortby("batch_size")
+    figure, (left, right) = new_figure(2, width=5.2, height=5.0)
+    figure.suptitle(_title(study), fontsize=10)
+    batch = study["batch_size"].values.astype(float)
+    labels = [str(label) for label in study["optimizer"].values]
+    for rank, label in enumerate(labels):
+        one = study.isel(optimizer=rank)
+        marker, factor = _MARKERS[rank % len(_MARKERS)]
+        size = factor * np.linspace(_LARGEST, _SMALLEST, max(len(labels), 3))[rank]
+        look = {"color": COLOURS[rank % len(COLOURS)], "marker": marker, "markersize": size}
+        _points(left, one, "steps", look, f"{label}: {_critical(one)}")
+        _points(right, one, "effective_lr", look, f"{label}: {_slope(one)}")
+        _line(left, batch, one["analytic_steps"].values, color=look["color"])
+        _line(right, batch, one["analytic_effective_lr"].values, color=look["color"])
+        limits = float(one["S_min"]), float(one["E_min"])
+        if not np.isfinite(one["analytic_steps"].values).any() and np.isfinite(limits).all():
+            fine = np.geomspace(batch[0], batch[-1], 200)
+            # (S/S_min - 1)(E/E_min - 1) = 1 with E = B S
+            left.plot(fine, limits[0] + limits[1] / fine, ":", color=look["color"], linewidth=1.4, zorder=2)
+
+    left.set_ylabel("steps to target")
+    right.set_ylabel("tuned effective learning rate")
+    _foot(left, study)
+    corners: list[tuple[Axes, Literal["upper right", "lower right"]]]
+    corners = [(left, "upper right"), (right, "lower right")]
+    for axes, corner in corners:
+        decades(axes, "y")
+        _octaves(axes, batch)
+        axes.set_xlabel("batch size (examples)")
+        _legend(axes, corner, bool(study["at_edge"].any()))
+        _few_decades(axes)
+    _bounds(left, study, batch)
+    _triangles(left, study, batch)
+    return figure
+
+
+def _points(axes: Axes, one: xr.Dataset, name: str, look: dict[str, Any], label: str) -> None:
+    batch, value = one["batch_size"].values.astype(float), one[name].values
+    error = 2.0 * one[f"{name}_stderr"].values
+    regime, edge = one["in_regime"].values.astype(bool), one["at_edge"].values.astype(bool)
+    seen = np.isfinite(value) & np.isfinite(one["steps"].values) & (value > 0)
+    # A lower end at or below 0 would leave the log axis.
+    low = np.where(np.isfinite(error), np.minimum(error, 0.999 * value), 0.0)[seen]
+    high = np.where(np.isfinite(error), error, 0.0)[seen]
+    axes.errorbar(
+        batch[seen], value[seen], yerr=[low, high], fmt="none", ecolor=look["color"], elinewidth=1.1, capsize=2.5
+    )
+    for chosen, face in ((seen & regime, look["color"]), (seen & ~regime, "white")):
+        axes.plot(
+            batch[chosen], value[chosen], linestyle="none", markerfacecolor=face, markeredgewidth=1.2, zorder=3, **look
+        )
+    axes.plot(batch[seen & edge], value[seen & edge], "x", color="black", markersize=9, zorder=4)
+    lost = int(np.count_nonzero(~seen))
+    # The legend has an entry of its own, so that it shows the filled marker even where no point is filled.
+    axes.plot([], [], linestyle="none", label=label + (f" ({lost} not reached)" if lost else ""), **look)
+
+
+def _line(axes: Axes, batch: Array, value: Array, **look: Any) -> None:
+    seen = np.isfinite(value)
+    axes.plot(batch[seen], value[seen], "-", linewidth=1.3, zorder=2, **look)
+
+
+def _octaves(axes: Axes, batch: Array) -> None:
+    axes.set_xscale("log", base=2)
+    # About nine labels whatever the range, at even distances.
+    every = max(1, round(float(np.log2(batch[-1] / batch[0])) / 8))
+    axes.xaxis.set_major_locator(LogLocator(base=2.0**every, numticks=30))
+    axes.xaxis.set_minor_locator(LogLocator(base=2.0, numticks=70) if every > 1 else NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if x < 2**13 else f"{x / 1024:g}k"))
+    axes.set_xlim(batch[0] / 1.5, batch[-1] * 1.5)
+
+
+def _few_decades(axes: Axes) -> None:
+    """Label 2 and 5 as well where a reader would see fewer than two decades."""
+    low, high = np.log10(axes.get_ylim())
+    if np.floor(high) - np.ceil(low) < 1:
+        axes.yaxis.set_minor_locator(LogLocator(base=10, subs=(2, 5), numticks=20))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+
+
+def _foot(axes: Axes, study: xr.Dataset) -> None:
+    """Limits from the steps, not from where the bounds end, with room at the foot for the triangles."""
+    axes.set_yscale("log")
+    both = np.concatenate([study[name].values.ravel() for name in ("steps", "analytic_steps")])
+    both = both[np.isfinite(both) & (both > 0)]
+    if not both.size:
+        return
+    bounds = np.concatenate([study[name].values for name in ("information_bound", "bayes_bound")])
+    top = np.log10(max(both.max(), bounds[np.isfinite(bounds)].max(initial=0.0)))
+    bottom = np.log10(both.min())
+    share = 0.05 + _STACK * (1 + study.sizes["optimizer"])
+    height = (top - bottom + 0.2) / (1 - share)
+    axes.set_ylim(10 ** (top + 0.1 - height), 10 ** (top + 0.1))
+
+
+def _legend(axes: Axes, corner: Literal["upper right", "lower right"], edges: bool) -> None:
+    """A legend in a corner, and the y limits stretched until nothing lies under it."""
+    handles, labels = axes.get_legend_handles_labels()
+    if edges:
+        handles.append(Line2D([], [], linestyle="none", marker="x", color="black", markersize=7))
+        labels.append("best rate at the edge of the search")
+    legend = axes.legend(
+        handles, labels, fontsize=8.5, loc=corner, framealpha=0.85, edgecolor="none", handletextpad=0.3
+    )
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+    box = legend.get_window_extent().transformed(axes.transAxes.inverted())
+    drawn = [np.column_stack(line.get_data()).astype(float) for line in axes.lines]
+    inside = axes.transAxes.inverted().transform(axes.transData.transform(np.concatenate(drawn)))
+    heights = inside[(inside[:, 0] > box.x0 - 0.03), 1]
+    if not heights.size:
+        return
+    low, high = np.log10(axes.get_ylim())
+    if corner == "upper right":
+        excess = heights.max() - (box.y0 - 0.03)
+        high += max(0.0, excess) * (high - low) / (box.y0 - 0.03)
+    else:
+        excess = (box.y1 + 0.03) - heights.min()
+        low -= max(0.0, excess) * (high - low) / (1 - box.y1 - 0.03)
+    axes.set_ylim(10**low, 10**high)
+
+
+def _bounds(axes: Axes, study: xr.Dataset, batch: Array) -> None:
+    low = axes.get_ylim()[0]
+    looks = (
+        ("information_bound", "information bound", "0.45", (0, (6, 3)), 0.02),
+        ("bayes_bound", "Bayes bound", "black", (0, (2, 2)), 0.4),
+    )
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+    for name, text, colour, dashes, along in looks:
+        value = study[name].values
+        seen = np.isfinite(value) & (value > 0)
+        axes.plot(batch[seen], value[seen], linestyle=dashes, color=colour, linewidth=1.2, zorder=1)
+        shown = np.flatnonzero(seen & (value > low))
+        if shown.size < 2:
+            continue
+        # Along the line and below it, each at its own part, so that bounds that coincide are both named.
+        ends = axes.transData.transform(np.column_stack([batch, value])[shown[[0, -1]]])
+        way = (ends[1] - ends[0]) / np.linalg.norm(ends[1] - ends[0])
+        x, y = axes.transData.inverted().transform(ends[0] + along * (ends[1] - ends[0]))
+        axes.annotate(
+            text,
+            (x, y),
+            xytext=(3.0 * way[1], -3.0 * way[0]),
+            textcoords="offset points",
+            color=colour,
+            fontsize=8.5,
+            va="top",
+            ha="left",
+            rotation=float(np.degrees(np.arctan2(way[1], way[0]))),
+            rotation_mode="anchor",
+        )
+
+
+def _triangles(axes: Axes, study: xr.Dataset, batch: Array) -> None:
+    """Critical batch sizes at the foot, one above the other so that intervals do not overlap."""
+    across = axes.get_xaxis_transform()
+    shown = 0
+    for rank in range(study.sizes["optimizer"]):
+        value, low, high = (float(study[name][rank]) for name in ("B_crit", "B_crit_low", "B_crit_high"))
+        if not np.isfinite(value) or not batch[0] <= value <= batch[-1]:
+            continue
+        height, colour = 0.03 + _STACK * shown, COLOURS[rank % len(COLOURS)]
+        ends = np.clip([low, high], batch[0], batch[-1])
+        axes.plot(ends, [height] * 2, "-", color=colour, linewidth=1.6, transform=across)
+        axes.plot([value], [height], "v", color=colour, markersize=6, transform=across)
+        shown += 1
+
+
+def _critical(one: xr.Dataset) -> str:
+    value, low, high = (float(one[name]) for name in ("B_crit", "B_crit_low", "B_crit_high"))
+    if not np.isfinite(value):
+        return "$B_{crit}$ not determined"
+    return f"$B_{{crit}}$ {_three(value)} [{_three(low)}, {_three(high)}]"
+
+
+def _three(value: float) -> str:
+    """Three significant digits, never with an exponent below a million."""
+    if not np.isfinite(value) or value >= 1e6:
+        return f"{value:.2e}" if np.isfinite(value) else "∞"
+    digits = max(0, 2 - int(np.floor(np.log10(value)))) if value > 0 else 0
+    return f"{round(value, 2 - int(np.floor(np.log10(value)))) if value > 0 else 0.0:.{digits}f}"
+
+
+def _slope(one: xr.Dataset) -> str:
+    value, low, high = (float(one[name]) for name in ("slope", "slope_low", "slope_high"))
+    if not np.isfinite([value, low, high]).all():
+        return "slope not determined"
+    # Two digits of the half-width, from one decimal to three.
+    half = max((high - low) / 2, 1e-6)
+    digits = min(max(1 - int(np.floor(np.log10(half))), 1), 3)
+    return f"slope {value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _title(study: xr.Dataset) -> str:
+    facts = []
+    for name, text in (("target", "target risk {:g}"), ("dim", "d = {}"), ("trajectories", "{} trajectories")):
+        if name in study.attrs:
+            facts.append(text.format(study.attrs[name]))
+    key = "points: simulated ± 2 s.e., filled in the perfect-scaling regime"
+    if np.isfinite(study["analytic_steps"].values).any():
+        key += "; lines: exact"
+    fitted = ~np.isfinite(study["analytic_steps"].values).any(axis=1) & np.isfinite(study["S_min"].values)
+    if fitted.any():
+        key += "; dotted: fitted trade-off"
+    if np.isfinite(study["B_crit"].values).any():
+        key += "; ▼: critical batch size"
+    return ", ".join(facts) + ("\n" if facts else "") + key
