@@ -158,6 +158,7 @@ def test_labels_of_batch_sizes_do_not_overlap():
             if low <= at <= high
         ]
         assert len(labels) >= 3
+        assert not any(label.get_text() for label in figure.axes[0].get_xticklabels(minor=True))
         assert all(one.x1 < two.x0 for one, two in pairwise(labels))
 
 
