@@ -9,6 +9,7 @@ from mcnqm.optimizers import SGD, Adam, Lion, RMSProp, hyperparameters
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.simulate import noise, simulate
 from mcnqm.steps import steps_to_target
+from mcnqm.tune import tune
 
 __all__ = [
     "SGD",
@@ -24,5 +25,6 @@ __all__ = [
     "noise",
     "simulate",
     "steps_to_target",
+    "tune",
     "update_rule",
 ]

@@ -153,9 +153,7 @@ class Job:
     @cached_property
     def form(self) -> tuple[type, NDArray[np.float64]]:
         """Hyperparameters as kernels know them, the batch size last: see `kernel_form`."""
-        kind, fields = kernel_form(
-            self.optimizer, {k: v for k, v in self.settings.values.items() if k != "batch_size"}
-        )
+        kind, fields = kernel_form(self.optimizer, {k: v for k, v in self.settings.values.items() if k != "batch_size"})
         return kind, np.vstack([fields, self.settings.values["batch_size"]])
 
 

@@ -12,7 +12,7 @@ import xarray as xr
 
 from mcnqm.errors import ParameterError
 
-__all__ = ["check_writable", "write_dataset", "write_whole"]
+__all__ = ["check_writable", "write_dataset", "write_text", "write_whole"]
 
 _INT32_MAX = 2**31 - 1
 
@@ -59,6 +59,15 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text)
+
+    write_whole(path, write)
 
 
 def write_dataset(dataset: xr.Dataset, path: Path) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "Lion",
     "Number",
     "RMSProp",
+    "domain_of",
     "hyperparameters",
     "is_optimizer",
     "named_optimizers",
@@ -100,7 +101,7 @@ def hyperparameters(**domains: Domain) -> Callable[[T], T]:
             return not __eq__(self, other)
 
         methods = {"__new__": __new__, "__eq__": __eq__, "__ne__": __ne__, "__hash__": __hash__}
-        for name, value in {**methods, "_replace": _replace, "_switches": switches}.items():
+        for name, value in {**methods, "_replace": _replace, "_switches": switches, "_domains": domains}.items():
             setattr(cls, name, value)
         _REGISTRY[cls.__name__.lower()] = cls
         return cls
@@ -124,6 +125,12 @@ def numeric_fields(optimizer: Any) -> dict[str, Any]:
     if not is_optimizer(optimizer):
         raise ParameterError("optimizer", optimizer, "be an optimizer such as mcnqm.SGD(lr=0.1)")
     return {name: value for name, value in optimizer._asdict().items() if name not in optimizer._switches}
+
+
+def domain_of(optimizer: Any, name: str) -> Domain:
+    """The allowed set of a numeric hyperparameter."""
+    domain: Domain = optimizer._domains.get(name, finite)
+    return domain
 
 
 def named_optimizers() -> dict[str, type]:

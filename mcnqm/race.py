@@ -1,11 +1,12 @@
 """Steps to target by simulation: all lanes of a sweep advance together until each has hit, or cannot.
 
-The estimator. Each of several replicates (groups of trajectories of their own) gives the first step at which its
-estimate of the risk is at or below the target; the answer is the mean over replicates, its standard error their spread.
-Up to `_EXACT_UNTIL` steps the estimate is the mean loss over the replicate's trajectories at every step. Later, where a
-first passage would pick out the first favourable fluctuation of that mean, it is a local quadratic regression of the
-mean loss on log t, over a window of a factor exp(±`_WINDOW`) in t: the risk is smooth there, while fluctuations last for
-a fraction of it, and the regression is linear in the loss, so it does not bias the risk.
+The estimator: the first step at which the estimated risk is at or below the target. Up to `_EXACT_UNTIL` steps the
+estimate is the mean loss over all trajectories at every step. Later, where a first passage would pick out the first
+favourable fluctuation of that mean, it is a local quadratic regression of the mean loss on log t, over a window of a
+factor exp(±`_WINDOW`) in t: the risk is smooth there, while fluctuations last for a fraction of it, and the
+regression is linear in the loss, so it does not bias the risk.
+
+Errors come from the jackknife: the same is done with each of several replicates (groups of trajectories) left out.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class RaceResult:
 
     Attributes
     ----------
-    steps : ndarray, shape (settings, replicates)
-        First step at or below the target; inf if none.
+    steps : ndarray, shape (settings, 1 + replicates)
+        First step at or below the target, of all trajectories, then with each replicate left out; inf if none.
     reason : ndarray of int, shape (settings,)
         Index into `REASONS`.
     """
@@ -67,7 +68,7 @@ def run_race(
     patience: float | None = None,
     groups: NDArray[np.int64] | None = None,
 ) -> RaceResult:
-    """Run all settings until each has hit its target in every replicate, or cannot.
+    """Run all settings until each has hit its target, whichever replicate is left out, or cannot.
 
     Parameters
     ----------
@@ -76,23 +77,23 @@ def run_race(
     targets : ndarray, shape (settings,)
         Risk to reach.
     replicates : int
-        Groups of trajectories.
+        Groups of trajectories to leave out.
     pool, meter
         Where, and who is told.
     max_steps : int
         Step limit.
     patience : float, optional
-        Once a setting has hit in every replicate after t steps, others of its group go on to ``patience * t``.
+        Once a setting has hit after t steps, others of its group go on to ``patience * t``.
     groups : ndarray of int, shape (settings,), optional
         Which settings compete. By default all.
     """
     size = job.settings.size
-    steps = np.full((size, replicates), np.inf)
+    steps = np.full((size, 1 + replicates), np.inf)
     reason = np.full(size, _LIMIT)
     group = np.zeros(size, dtype=np.int64) if groups is None else groups
     deadline = np.full(group.max() + 1, np.inf)
     march = March(job, pool, meter)
-    curve = _Curve(size, replicates)
+    curve = _Curve(size, 1 + replicates)
     initial = job.problem.initial_risk
     scale = initial + 0.5 * float(np.sum(job.problem.multiplicity * job.problem.noise / job.problem.curvature))
     octaves: list[tuple[int, Array]] = []
@@ -102,10 +103,10 @@ def run_race(
         alive = march.alive
         loss = march.advance(np.concatenate([[0], record]) if march.step == 0 else record)
         with np.errstate(invalid="ignore", over="ignore"):
-            risk = loss[..., -record.size :].reshape(alive.size, replicates, -1, record.size).mean(axis=2)
+            risk = _estimates(loss[..., -record.size :], replicates)
             risk[~(risk <= 1e20 * scale)] = np.inf
         if march.step == record[-1] and not curve.steps.size:
-            curve.start(loss[..., 0].reshape(alive.size, replicates, -1).mean(axis=2))
+            curve.start(_estimates(loss[..., :1], replicates)[..., 0])
         curve.extend(record, risk, alive, last=march.step >= max_steps)
         steps[alive] = np.minimum(steps[alive], curve.crossings(alive, targets[alive]))
 
@@ -146,15 +147,23 @@ def _looks(step: int, max_steps: int) -> NDArray[np.int64]:
     return np.append(looks, stop)
 
 
-class _Curve:
-    """Estimated risk of every setting and replicate at the looks so far, smoothed once its window is complete."""
+def _estimates(loss: Array, replicates: int) -> Array:
+    """Mean loss over all trajectories, and with each replicate left out: (settings, 1 + replicates, records)."""
+    groups = loss.reshape(loss.shape[0], replicates, -1, loss.shape[-1]).mean(axis=2)
+    whole = groups.mean(axis=1, keepdims=True)
+    others = whole + (whole - groups) / (replicates - 1)
+    return np.concatenate([whole, others], axis=1)
 
-    def __init__(self, settings: int, replicates: int) -> None:
+
+class _Curve:
+    """Estimated risk at the looks so far, of every setting and estimate, smoothed once its window is complete."""
+
+    def __init__(self, settings: int, estimates: int) -> None:
         self.steps = np.empty(0)
-        self._raw = np.empty((settings, replicates, 0))
+        self._raw = np.empty((settings, estimates, 0))
         self._settled = 0  # looks whose estimate is final
         self._fresh = 0  # of these, where the newest begin
-        self._risk = np.empty((settings, replicates, 0))
+        self._risk = np.empty((settings, estimates, 0))
 
     def start(self, risk: Array) -> None:
         """The risk at step 0, of all settings."""
@@ -187,10 +196,12 @@ class _Curve:
         weights = np.linalg.pinv(np.stack([np.ones_like(x), x, x**2], axis=1))[0]
         with np.errstate(invalid="ignore"):
             smooth = self._raw[..., window] @ weights
-        return np.where(np.isfinite(smooth), smooth, np.inf)
+            # Where a diverging risk outruns the quadratic, the regression means nothing.
+            sound = (smooth > 0.5 * self._raw[..., k]) & (smooth < 2 * self._raw[..., k])
+        return np.where(sound, smooth, self._raw[..., k])
 
     def crossings(self, alive: NDArray[np.int64], targets: Array) -> Array:
-        """First step at or below the target among the newest estimates, shape (alive, replicates), inf if none."""
+        """First step at or below the target among the newest estimates, shape (alive, estimates), inf if none."""
         first = max(self._fresh - 1, 0)
         risk, steps = self._risk[alive, :, first:], self.steps[first : self._settled]
         below = risk <= targets[:, np.newaxis, np.newaxis]

@@ -97,17 +97,21 @@ def settings_of(optimizer: Any, batch_size: Any, **extra: Any) -> Settings:
     numbers = {**numeric_fields(optimizer), "batch_size": batch_size, **extra}
     batch_size_domain.check("batch_size", getattr(batch_size, "values", batch_size))
     arrays = {name: _labelled(name, value) for name, value in numbers.items()}
+    swept = {name: array for name, array in arrays.items() if array.ndim}
     try:
-        spread = dict(zip(arrays, xr.broadcast(*_aligned(arrays)), strict=True))
+        spread = dict(zip(swept, xr.broadcast(*_aligned(swept)), strict=True)) if swept else {}
     except ValueError as error:
         lengths = {name: dict(array.sizes) for name, array in arrays.items() if array.ndim}
         raise ParameterError("hyperparameters", lengths, "agree on every shared dimension") from error
-    first = next(iter(spread.values()))
+    first = next(iter(spread.values())) if spread else xr.DataArray(0.0)
     dims = tuple(str(dim) for dim in first.dims)
-    values = {
-        name: np.ascontiguousarray(array.transpose(*dims).values, dtype=np.float64).reshape(-1)
-        for name, array in spread.items()
-    }
+    values = {}
+    for name, array in arrays.items():
+        if name in spread:
+            flat = spread[name].transpose(*dims).values.reshape(-1)
+            values[name] = np.ascontiguousarray(flat, dtype=np.float64)
+        else:
+            values[name] = np.full(first.size, float(array))
     return Settings(dims, tuple(first.sizes[dim] for dim in first.dims), values, _coords(arrays))
 
 

@@ -19,7 +19,7 @@ from mcnqm.progress import meter_of
 from mcnqm.race import REASONS, run_race
 from mcnqm.record import MAX_STEPS
 from mcnqm.settings import settings_of
-from mcnqm.statistics import mean_and_stderr
+from mcnqm.statistics import jackknife
 
 __all__ = ["steps_to_target"]
 
@@ -54,15 +54,15 @@ def steps_to_target(
     method : {"simulate", "analytic"}
         ``"analytic"`` is exact, and for linear optimizers only: see `mcnqm.analytic.steps_to_target`.
     trajectories : int
-        Trajectories of each replicate, whose mean loss stands for the risk.
+        Trajectories of each replicate. The mean loss over all of them stands for the risk.
     replicates : int
-        Independent estimates, at least 2, for the standard error.
+        Groups of trajectories, at least 2, left out in turn for the standard error.
     seed : int
         0 to 2**64 - 1.
     max_steps : int
         Where to give up.
     patience : float, optional
-        Once some setting has hit after t steps (in all replicates), the others stop at ``patience * t``.
+        Once some setting has hit after t steps, the others stop at ``patience * t``.
     executor, threads, progress
         As for `mcnqm.simulate`.
 
@@ -70,8 +70,8 @@ def steps_to_target(
     -------
     xarray.Dataset
         ``steps`` (…), inf where the target was not reached, and by simulation ``steps_stderr`` (…),
-        ``steps_replicate`` (…, replicate), and ``reason`` (…): "reached", "diverged", "steady state above target",
-        "step limit" or "overtaken" (by `patience`).
+        ``steps_jackknife`` (…, estimate: of all trajectories, then without each replicate in turn), and ``reason``
+        (…): "reached", "diverged", "steady state above target", "step limit" or "overtaken" (by `patience`).
 
     Raises
     ------
@@ -80,11 +80,12 @@ def steps_to_target(
 
     Notes
     -----
-    By simulation, the estimate of a replicate is the first look at which the mean loss over its trajectories is at
-    or below the target. Up to 256 steps every step is looked at; later about every 1/256 of the steps so far, with
-    log-linear interpolation between looks. The mean of few trajectories fluctuates, and its first favourable
-    fluctuation counts, so the estimate is early by a bias that falls with the number of trajectories and the number
-    of coordinates that carry the loss; ``docs/steps.md`` has measurements.
+    By simulation, up to 256 steps, every step is looked at: the answer is the first at which the mean loss over all
+    trajectories is at or below the target. Beyond, looks are 1/256 of the steps so far apart. There a plain first
+    passage would be early, since it takes the first favourable fluctuation; so the mean loss is first smoothed by a
+    local quadratic regression on log t, over a factor exp(±0.12) in t, with interpolation between looks. What bias
+    is left by the nonlinearity of a first passage falls like one over the number of trajectories, and the jackknife
+    removes its leading part: ``steps`` is so corrected. ``docs/steps.md`` has measurements of both.
 
     A setting whose risk falls by less than 2 % in two successive octaves of steps, below half or above all of the
     initial risk, is taken to be in its steady state.
@@ -118,21 +119,19 @@ def steps_to_target(
     meter = meter_of(progress)
     meter.start(float("nan"), "steps to target")
     try:
-        result = run_race(
-            job, targets, count, Pool(executor, threads), meter, max_steps=limit, patience=patience
-        )
+        result = run_race(job, targets, count, Pool(executor, threads), meter, max_steps=limit, patience=patience)
     finally:
         meter.close()
-    steps, stderr = mean_and_stderr(result.steps, axis=1)
+    steps, stderr = jackknife(result.steps, axis=1)
     dims = settings.dims
     reasons = np.array(REASONS)[result.reason]
     return xr.Dataset(
         {
             "steps": (dims, settings.unflatten(steps), {"units": "steps"}),
             "steps_stderr": (dims, settings.unflatten(stderr), {"units": "steps"}),
-            "steps_replicate": ((*dims, "replicate"), settings.unflatten(result.steps), {"units": "steps"}),
+            "steps_jackknife": ((*dims, "estimate"), settings.unflatten(result.steps), {"units": "steps"}),
             "reason": (dims, settings.unflatten(reasons)),
         },
-        coords={**settings.coords, "replicate": np.arange(count)},
+        coords={**settings.coords, "estimate": ["all", *(f"without {k}" for k in range(count))]},
         attrs={"method": "simulate", "trajectories": each, "replicates": count, "mcnqm_version": __version__},
     )

@@ -1,0 +1,353 @@
+"""The scaling study: best learning rate, steps to target and critical batch size.
+
+For every optimizer and batch size the hyperparameters are tuned by simulation, with errors over replicates; for linear
+optimizers also in closed form. Finished cells (one optimizer at one batch size) are kept on disk, so that an
+interrupted study continues where it stopped, to the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import optimize
+
+from mcnqm import analytic
+from mcnqm._version import __version__
+from mcnqm.domains import Domain, integer, positive
+from mcnqm.errors import ParameterError
+from mcnqm.files import write_text
+from mcnqm.fits import log_slope, small_batch_regime, tradeoff
+from mcnqm.optimizers import SGD
+from mcnqm.problem import NoisyQuadratic
+from mcnqm.progress import Meter, NoMeter
+from mcnqm.studies.contenders import CONTENDERS, Contender
+from mcnqm.tune import Tuned, exact_route, simulated_route, tune_one
+
+__all__ = ["ScalingConfig", "run"]
+
+Array = NDArray[np.float64]
+_sizes = Domain("be whole numbers >= 1", lambda x: (x >= 1) & (x == np.floor(x)))
+
+_AROUND = 0.24
+"""A search at the next batch size starts within a factor exp(±0.24) of the extrapolated best."""
+
+
+def _default() -> dict[str, Contender]:
+    return {name: CONTENDERS[name] for name in ("sgd", "momentum", "adam")}
+
+
+@dataclass(frozen=True)
+class ScalingConfig:
+    """Everything that decides a scaling study's numbers.
+
+    Attributes
+    ----------
+    problem : NoisyQuadratic
+    contenders : dict of str to Contender
+        Label to optimizer and search.
+    batch_sizes : tuple of int
+        Increasing.
+    target : float
+        Risk to reach.
+    trajectories, replicates : int
+        See `mcnqm.steps_to_target`.
+    seed : int
+    max_steps : int
+        Where to give up.
+    """
+
+    problem: NoisyQuadratic = field(default_factory=lambda: NoisyQuadratic.power_law(1000))
+    contenders: Mapping[str, Contender] = field(default_factory=_default)
+    batch_sizes: tuple[int, ...] = tuple(2**k for k in range(17))
+    target: float = 0.01
+    trajectories: int = 3
+    replicates: int = 8
+    seed: int = 0
+    max_steps: int = 2**24
+
+    def __post_init__(self) -> None:
+        sizes = _sizes.check("batch_sizes", self.batch_sizes)
+        if sizes.ndim != 1 or (np.diff(sizes) <= 0).any():
+            raise ParameterError("batch_sizes", self.batch_sizes, "increase")
+        positive.check("target", self.target)
+        integer("trajectories", self.trajectories, 1)
+        integer("replicates", self.replicates, 2)
+        integer("seed", self.seed, 0, 2**64 - 1)
+        integer("max_steps", self.max_steps, 1)
+        if not self.contenders:
+            raise ParameterError("contenders", self.contenders, "not be empty")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings; two studies with the same are the same."""
+        return {
+            "problem": self.problem.to_dict(),
+            "contenders": {
+                label: [repr(c.optimizer), {k: list(map(float, v)) for k, v in c.search.items()}, c.half_life_at]
+                for label, c in self.contenders.items()
+            },
+            "batch_sizes": [int(b) for b in self.batch_sizes],
+            "target": float(self.target),
+            "trajectories": self.trajectories,
+            "replicates": self.replicates,
+            "seed": self.seed,
+            "max_steps": self.max_steps,
+            "mcnqm_version": __version__,
+        }
+
+
+class _Notebook:
+    """Finished cells on disk, each in a file of its own, written whole."""
+
+    def __init__(self, folder: Path | None, config: ScalingConfig) -> None:
+        self._folder = folder
+        if folder is None:
+            return
+        plain = config.to_dict()
+        head = folder / "config.json"
+        if head.exists():
+            if json.loads(head.read_text()) != plain:
+                allowed = "be continued with the configuration it was begun with, or be removed first"
+                raise ParameterError("checkpoint", str(folder), allowed)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(head, json.dumps(plain, indent=1))
+
+    def cell(self, name: str, compute: Callable[[], Tuned]) -> Tuned:
+        if self._folder is None:
+            return compute()
+        path = self._folder / f"{name}.json"
+        if path.exists():
+            return Tuned(**json.loads(path.read_text()))
+        result = compute()
+        # repr of a float, which JSON uses, reads back to the same bits.
+        write_text(path, json.dumps(asdict(result)))
+        return result
+
+
+def run(
+    config: ScalingConfig | None = None,
+    *,
+    checkpoint: Path | None = None,
+    executor: Executor | None = None,
+    threads: int | None = None,
+    meter: Meter | None = None,
+) -> xr.Dataset:
+    """Carry out a scaling study.
+
+    Parameters
+    ----------
+    config : ScalingConfig, optional
+        By default the paper's problem at d = 1000: SGD, momentum 0.9 and Adam at batch sizes 1 to 65536.
+    checkpoint : path, optional
+        Folder for finished cells. If it holds some of the same configuration, the study continues from them.
+    executor, threads
+        As for `mcnqm.simulate`.
+    meter : Meter, optional
+        Told of cells done, weighted by their expected cost.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``optimizer`` and ``batch_size``: ``steps``, ``lr``, ``effective_lr`` (each with ``_stderr``), ``at_edge``,
+        further tuned hyperparameters under their names, ``analytic_steps``, ``analytic_effective_lr`` (NaN without a
+        closed form) and ``in_regime``. Over ``optimizer``: ``slope`` of log effective rate against log batch size in
+        the small-batch regime, ``S_min`` (steps), ``E_min`` (examples) and ``B_crit`` (examples) of
+        (S / S_min - 1)(E / E_min - 1) = 1, each with ``_low`` and ``_high`` of a 95 % interval. Over ``batch_size``:
+        ``information_bound`` and ``bayes_bound``, in steps.
+
+    Raises
+    ------
+    ParameterError
+        If the configuration is not allowed, or the checkpoint belongs to another.
+
+    Examples
+    --------
+    >>> from mcnqm import NoisyQuadratic
+    >>> config = ScalingConfig(NoisyQuadratic.power_law(30), batch_sizes=(64, 256), target=0.1)
+    >>> study = run(config)
+    >>> study.steps.dims
+    ('optimizer', 'batch_size')
+    """
+    config = ScalingConfig() if config is None else config
+    meter = NoMeter() if meter is None else meter
+    notebook = _Notebook(checkpoint, config)
+    options = {
+        "trajectories": config.trajectories,
+        "replicates": config.replicates,
+        "seed": config.seed,
+        "max_steps": config.max_steps,
+        "executor": executor,
+        "threads": threads,
+    }
+    sizes = config.batch_sizes
+    weight = {b: 1.0 / b + 1.0 / 256 for b in sizes}
+    meter.start(len(config.contenders) * sum(weight.values()), "scaling")
+    simulated: dict[str, list[Tuned]] = {}
+    exact: dict[str, list[Tuned | None]] = {}
+    try:
+        for label, contender in config.contenders.items():
+            # From the largest batch on: it is the cheapest, and each result tells the next search where to start.
+            simulated[label], exact[label] = [], []
+            for b in reversed(sizes):
+                route = simulated_route(config.problem, b, config.target, **options)
+                simulated[label].insert(
+                    0,
+                    _cell(
+                        notebook, f"{label}-{b}-simulated", route, contender, b, simulated[label], sizes, config.seed
+                    ),
+                )
+                known: list[Any] = exact[label]
+                if isinstance(contender.optimizer, SGD) and len(contender.search) == 1:
+                    route = exact_route(config.problem, b, config.target)
+                    known.insert(
+                        0, _cell(notebook, f"{label}-{b}-exact", route, contender, b, known, sizes, config.seed)
+                    )
+                else:
+                    known.insert(0, None)
+                meter.advance(weight[b])
+    finally:
+        meter.close()
+    return _labelled(config, simulated, exact)
+
+
+def _cell(
+    notebook: _Notebook,
+    name: str,
+    route: Any,
+    contender: Contender,
+    batch_size: int,
+    larger: list[Tuned],
+    sizes: tuple[int, ...],
+    seed: int,
+) -> Tuned:
+    def compute() -> Tuned:
+        optimizer = contender.at(batch_size)
+        search = dict(contender.search)
+        if larger and math.isfinite(larger[0].steps):
+            for hyper, bounds in contender.search.items():
+                guess = _extrapolated([t.values[hyper] for t in larger[:2]], sizes[-len(larger) - 1 :][:3], hyper)
+                search[hyper] = _near(guess, hyper, bounds)
+        return tune_one(route, optimizer, search, seed=seed)
+
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+    return notebook.cell(safe, compute)
+
+
+def _extrapolated(values: list[float], sizes: tuple[int, ...], name: str) -> float:
+    """The best at the next smaller batch size, from those at the next two: a line in log-log for a rate."""
+    if name != "lr" or len(values) < 2 or not all(map(math.isfinite, values)):
+        return values[0]
+    wanted, near, far = (math.log(b) for b in sizes)
+    slope = (math.log(values[0]) - math.log(values[1])) / (near - far)
+    return values[0] * math.exp(min(max(slope, 0.0), 1.0) * (wanted - near))
+
+
+def _near(guess: float, name: str, original: tuple[float, float]) -> tuple[float, float]:
+    if name == "lr":
+        return guess * math.exp(-_AROUND), guess * math.exp(_AROUND)
+    low, high = 1 - (1 - guess) * 4, 1 - (1 - guess) / 4
+    return max(low, 0.0), min(high, 1 - 1e-9)
+
+
+def _labelled(
+    config: ScalingConfig, simulated: Mapping[str, list[Tuned]], exact: Mapping[str, list[Tuned | None]]
+) -> xr.Dataset:
+    labels = list(config.contenders)
+    dims = ("optimizer", "batch_size")
+    batch = np.array(config.batch_sizes, dtype=np.float64)
+
+    def table(read: Callable[[Contender, Any], float]) -> Array:
+        return np.array([[read(config.contenders[label], t) for t in simulated[label]] for label in labels])
+
+    data: dict[str, Any] = {
+        "steps": (dims, table(lambda c, t: t.steps), {"units": "steps"}),
+        "steps_stderr": (dims, table(lambda c, t: t.steps_error), {"units": "steps"}),
+        "at_edge": (dims, table(lambda c, t: t.at_edge).astype(bool)),
+        "effective_lr": (dims, table(lambda c, t: c.effective_lr(t.values))),
+    }
+    tuned = list(dict.fromkeys(name for c in config.contenders.values() for name in c.search))
+    for name in tuned:
+        data[name] = (dims, table(partial(_value, name)))
+        data[f"{name}_stderr"] = (dims, table(partial(_error, name)))
+    with np.errstate(invalid="ignore"):
+        relative = data["lr_stderr"][1] / data["lr"][1]
+    data["effective_lr_stderr"] = (dims, relative * data["effective_lr"][1])
+
+    def closed(read: Callable[[Contender, Tuned], float]) -> Array:
+        rows = [[np.nan if t is None else read(config.contenders[label], t) for t in exact[label]] for label in labels]
+        return np.array(rows)
+
+    data["analytic_steps"] = (dims, closed(lambda c, t: t.steps), {"units": "steps"})
+    data["analytic_effective_lr"] = (dims, closed(lambda c, t: c.effective_lr(t.values)))
+
+    ends = ("", "_low", "_high")
+    names = [*(q + end for q in ("slope", "S_min", "E_min", "B_crit") for end in ends), "misfit"]
+    fitted = {name: np.full(len(labels), np.nan) for name in names}
+    regime = np.zeros((len(labels), batch.size), dtype=bool)
+    for k in range(len(labels)):
+        steps, error = data["steps"][1][k], data["steps_stderr"][1][k]
+        regime[k] = small_batch_regime(batch, steps, error)
+        slope = log_slope(
+            batch, data["effective_lr"][1][k], data["effective_lr_stderr"][1][k], regime[k] & ~data["at_edge"][1][k]
+        )
+        fitted["slope"][k], fitted["slope_low"][k], fitted["slope_high"][k] = slope
+        if np.isfinite(steps).sum() >= 3:
+            bend = tradeoff(batch, steps, error)
+            for name, values in fitted.items():
+                if hasattr(bend, name):
+                    values[k] = getattr(bend, name)
+    data["in_regime"] = (dims, regime)
+    units = {"S_min": {"units": "steps"}, "E_min": {"units": "examples"}, "B_crit": {"units": "examples"}}
+    for name, values in fitted.items():
+        data[name] = (("optimizer",), values, units.get(name.split("_low")[0].split("_high")[0], {}))
+    for name, examples in _bounds(config).items():
+        data[name] = (("batch_size",), examples / batch, {"units": "steps"})
+    return xr.Dataset(
+        data,
+        coords={"optimizer": np.array(labels), "batch_size": ("batch_size", batch, {"units": "examples"})},
+        attrs={
+            "target": config.target,
+            "dim": config.problem.dim,
+            "trajectories": config.trajectories,
+            "replicates": config.replicates,
+            "seed": str(config.seed),
+            "mcnqm_version": __version__,
+            "config": json.dumps(config.to_dict()),
+        },
+    )
+
+
+def _value(name: str, contender: Contender, tuned: Tuned) -> float:
+    return float(tuned.values.get(name, getattr(contender.optimizer, name, np.nan)))
+
+
+def _error(name: str, contender: Contender, tuned: Tuned) -> float:
+    return float(tuned.errors.get(name, 0.0))
+
+
+def _bounds(config: ScalingConfig) -> dict[str, float]:
+    """Examples that the information bound and the Bayes bound ask for at the target."""
+    problem, target = config.problem, config.target
+    one = float(analytic.information_bound(problem, 1.0)["risk"])
+
+    def excess(log_examples: float) -> float:
+        return math.log(float(analytic.bayes_bound(problem, math.exp(log_examples))["risk"]) / target)
+
+    information = one / target
+    if problem.initial_risk <= target or one == 0:
+        return {"information_bound": information, "bayes_bound": 0.0}
+    low = math.log(information)
+    while excess(low) < 0:
+        low -= 2.0
+    bayes = math.exp(optimize.brentq(excess, low, math.log(information) + 1e-9))
+    return {"information_bound": information, "bayes_bound": bayes}

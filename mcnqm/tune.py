@@ -1,0 +1,521 @@
+"""The best hyperparameters: fewest steps to a target, by either route."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import optimize
+
+from mcnqm import analytic
+from mcnqm._version import __version__
+from mcnqm.domains import choice, integer, positive, unit_interval
+from mcnqm.errors import ParameterError
+from mcnqm.optimizers import Number, domain_of, numeric_fields
+from mcnqm.problem import NoisyQuadratic
+from mcnqm.statistics import jackknife
+from mcnqm.steps import steps_to_target
+
+__all__ = ["Route", "exact_route", "simulated_route", "tune", "tune_one"]
+
+Array = NDArray[np.float64]
+
+_COARSE = 2.0
+"""Largest ratio between neighbours of the coarse grid, by simulation."""
+
+_COARSE_EXACT = 1.1
+"""The same in closed form: with momentum and large batches there are several basins, some narrow."""
+
+_FINE = 9
+"""Points of the fine grid."""
+
+_SPAN = 0.24
+"""Half the width of the fine grid, in log of the hyperparameter, by simulation."""
+
+_RESOLVED = 0.01
+"""Spacing of the exact route's last grid, in log."""
+
+_NEAR = 1.25
+"""Points that need up to so many times the fewest steps take part in the local fit."""
+
+_SHORT = 3000
+"""Where so few steps are needed, a dense grid looks for other basins."""
+
+_DENSE = 0.08
+"""Spacing of that grid, in log."""
+
+_PATIENCE = 1.3
+"""Candidates that need more than so many times the fewest steps are given up."""
+
+_LONG = 20_000
+"""Shorter runs get as many more trajectories as they are shorter, up to .."""
+
+_EFFORT = 16.0
+""".. so many times. With few, a first passage at a large batch picks a favourable draw of the starting points."""
+
+_NUMBERS = 8e7
+"""Most numbers of state at a time."""
+
+_FIT_RATE, _FIT_STEPS = 0.01, 0.003
+"""Relative error of the local fit itself, added in quadrature to the jackknife's."""
+
+_JAGGED = 0.03
+"""Largest relative residual of a local fit that is believed, by simulation; in closed form a tenth of it."""
+
+_ENOUGH = 6
+"""Points that a local fit needs."""
+
+_WIDEN = 3
+"""How often a search may be widened at an edge, each time by a factor 8 in the hyperparameter."""
+
+
+class Route(Protocol):
+    """Steps to target of candidates, by simulation or in closed form: all that a search asks for."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether answers are free of sampling error."""
+
+    def steps(self, optimizer: Any, candidates: Mapping[str, Array], *, rough: bool, expected: float = np.inf) -> Array:
+        """Steps of each candidate, shape (candidates, estimates); inf where the target is not reached.
+
+        The first estimate is the whole sample's, the others leave one replicate out each (see `jackknife`).
+
+        `rough` asks for a first impression. `expected` is about how many steps are needed: short runs are cheap and
+        can afford more trajectories.
+        """
+
+
+@dataclass(frozen=True)
+class _Exact:
+    problem: NoisyQuadratic
+    batch_size: float
+    target: float
+    exact: bool = True
+
+    def steps(self, optimizer: Any, candidates: Mapping[str, Array], *, rough: bool, expected: float = np.inf) -> Array:
+        found = analytic.steps_to_target(self.problem, _zipped(optimizer, candidates), self.batch_size, self.target)
+        return found["steps"].values.reshape(-1, 1)
+
+
+@dataclass(frozen=True)
+class _Simulated:
+    problem: NoisyQuadratic
+    batch_size: float
+    target: float
+    options: Mapping[str, Any]
+    exact: bool = False
+
+    def steps(self, optimizer: Any, candidates: Mapping[str, Array], *, rough: bool, expected: float = np.inf) -> Array:
+        options = dict(self.options)
+        if rough:
+            options.update(trajectories=1, replicates=4)
+        else:
+            count = next(iter(candidates.values())).size
+            room = _NUMBERS / (self.problem.dim * count * 3 * options["replicates"])
+            effort = min(max(_LONG / expected, 1.0), _EFFORT)
+            options["trajectories"] = max(options["trajectories"], int(min(effort * options["trajectories"], room)))
+        found = steps_to_target(
+            self.problem, _zipped(optimizer, candidates), self.batch_size, self.target, patience=_PATIENCE, **options
+        )
+        steps = found["steps_jackknife"].values
+        return steps[:, :1] if rough else steps
+
+
+def exact_route(problem: NoisyQuadratic, batch_size: float, target: float) -> Route:
+    """The closed form."""
+    return _Exact(problem, batch_size, target)
+
+
+def simulated_route(problem: NoisyQuadratic, batch_size: float, target: float, **options: Any) -> Route:
+    """Simulation; `options` as for `mcnqm.steps_to_target`."""
+    return _Simulated(problem, batch_size, target, options)
+
+
+def _zipped(optimizer: Any, candidates: Mapping[str, Array]) -> Any:
+    return optimizer._replace(**{name: xr.DataArray(values, dims="candidate") for name, values in candidates.items()})
+
+
+# ------------------------------------------------------------------------------------------------ search coordinates
+
+
+def _to_line(optimizer: Any, name: str, value: Any) -> Any:
+    """Hyperparameters on the axis a search moves along: log x, and -log(1 - x) for those in [0, 1)."""
+    return -np.log1p(-np.asarray(value)) if domain_of(optimizer, name) is unit_interval else np.log(value)
+
+
+def _from_line(optimizer: Any, name: str, place: Any) -> Any:
+    return -np.expm1(-np.asarray(place)) if domain_of(optimizer, name) is unit_interval else np.exp(place)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One search's answer.
+
+    Attributes
+    ----------
+    values, errors : dict of str to float
+        Each tuned hyperparameter and its standard error (0 in closed form).
+    steps, steps_error : float
+    at_edge : bool
+        Whether the best lies at an edge of the search, even after widening.
+    """
+
+    values: dict[str, float]
+    errors: dict[str, float]
+    steps: float
+    steps_error: float
+    at_edge: bool
+
+
+def tune_one(route: Route, optimizer: Any, search: Mapping[str, tuple[float, float]], *, seed: int = 0) -> Tuned:
+    """Search at one batch size; see `tune`."""
+    if len(search) == 1:
+        ((name, bounds),) = search.items()
+        return _tune_line(route, optimizer, name, bounds)
+    return _tune_many(route, optimizer, search, seed)
+
+
+def _tune_line(route: Route, optimizer: Any, name: str, bounds: tuple[float, float]) -> Tuned:
+    low, high = (float(_to_line(optimizer, name, bound)) for bound in bounds)
+
+    def steps(places: Array, *, rough: bool, expected: float = np.inf) -> Array:
+        return route.steps(optimizer, {name: _from_line(optimizer, name, places)}, rough=rough, expected=expected)
+
+    # Coarse, unless the bounds are narrow already; widened while the best lies at an edge.
+    centre, edge = 0.5 * (low + high), False
+    if high - low > 4 * _SPAN:
+        places = np.linspace(
+            low, high, int(np.ceil((high - low) / np.log(_COARSE_EXACT if route.exact else _COARSE))) + 1
+        )
+        found = steps(places, rough=True)[:, 0]
+        for _ in range(_WIDEN):
+            best = int(found.argmin())
+            below, above = best == 0, best == places.size - 1
+            if not (below or above or not np.isfinite(found[best])):
+                break
+            gap = places[1] - places[0]
+            count = int(np.ceil(np.log(8.0) / gap))
+            more = (
+                places[0] - gap * np.arange(count, 0, -1) if not above else places[-1] + gap * np.arange(1, count + 1)
+            )
+            if domain_of(optimizer, name) is unit_interval:
+                more = more[more >= 0]
+            if not more.size:
+                break
+            fresh = steps(more, rough=True)[:, 0]
+            order = np.argsort(np.concatenate([places, more]))
+            places, found = np.concatenate([places, more])[order], np.concatenate([found, fresh])[order]
+        best = int(found.argmin())
+        if not np.isfinite(found[best]):
+            return _unreachable([name])
+        centre = float(places[best])
+
+    half, scanned, expected = _SPAN, False, np.inf
+    for attempt in range(12):  # ends by break long before
+        places = np.linspace(centre - half, centre + half, _FINE)
+        if domain_of(optimizer, name) is unit_interval:
+            places = np.unique(np.maximum(places, 0.0))
+        found = steps(places, rough=False, expected=expected)
+        mean = _mean(found)
+        best = int(mean.argmin())
+        if not np.isfinite(mean[best]):
+            if attempt == 0:
+                # Between two narrow bounds nothing arrives; look around more widely.
+                return _tune_line(route, optimizer, name, _wider(optimizer, name, centre))
+            return _unreachable([name])
+        needed, expected = expected, float(mean[best])
+        if expected < _SHORT and not scanned:
+            # Large batches: runs are cheap, and with momentum there are several narrow basins.
+            scan = np.arange(centre - np.log(4.0), centre + np.log(4.0), _DENSE)
+            if domain_of(optimizer, name) is unit_interval:
+                scan = np.unique(np.maximum(scan, 0.0))
+            wide = _mean(steps(scan, rough=False, expected=expected))
+            centre, half, scanned = float(scan[int(wide.argmin())]), 3 * _DENSE, True
+            continue
+        edge = best in (0, places.size - 1) and places[best] != 0.0
+        if edge and attempt < 8:
+            centre = float(places[best])
+            continue
+        spacing = float(np.diff(places).max())
+        # Next to the edge of stability too few points are near the best for a fit: look closer there.
+        enough = int((mean <= _NEAR * mean[best]).sum()) >= _ENOUGH
+        if not route.exact and expected < 0.5 * _LONG and needed > 2 * expected:
+            centre = float(places[best])  # the same again, with the trajectories that so short a run can afford
+            continue
+        if spacing <= _RESOLVED * 1.5 or (enough and not route.exact):
+            break
+        centre, half = float(places[best]), max(2.5 * spacing, 0.5 * (_FINE - 1) * _RESOLVED)
+    return _fitted(route, optimizer, name, places, found, edge)
+
+
+def _wider(optimizer: Any, name: str, centre: float) -> tuple[float, float]:
+    low, high = centre - np.log(16.0), centre + np.log(16.0)
+    return float(_from_line(optimizer, name, low)), float(_from_line(optimizer, name, high))
+
+
+def _unreachable(names: list[str]) -> Tuned:
+    return Tuned(dict.fromkeys(names, np.nan), dict.fromkeys(names, np.nan), np.inf, np.nan, False)
+
+
+def _fitted(route: Route, optimizer: Any, name: str, places: Array, found: Array, edge: bool) -> Tuned:
+    """The best between grid points, from a quartic of the speed 1 / steps, for every estimate of the jackknife.
+
+    Steps rise gently below the best rate, but like a wall above it, where the steady state meets the target: a
+    parabola of log steps misses the minimum by 4 %. The speed just falls to 0 there. Against exact curves the
+    quartic's error is below 1 % in the rate and 0.3 % in the steps.
+    """
+    mean = _mean(found)
+    best = int(mean.argmin())
+    near = np.isfinite(found).all(axis=1) & (mean <= _NEAR * mean[best])
+    tops, values, fitted = [], [], False
+    for k in range(found.shape[1]):
+        top, value = places[best], float(np.log(found[best, k]))
+        if near.sum() >= _ENOUGH:
+            speed = 1.0 / np.maximum(found[near, k], 0.5)
+            fit = np.polynomial.Polynomial.fit(places[near], speed, 4)
+            line = np.linspace(places[near][0], places[near][-1], 2001)
+            at = int(fit(line).argmax())
+            # Over jagged steps (few of them, or momentum oscillating) a smooth curve says nothing.
+            if np.abs(fit(places[near]) / speed - 1.0).max() < (_JAGGED if not route.exact else 0.1 * _JAGGED):
+                top, value, fitted = line[at], float(-np.log(fit(line)[at])), True
+        tops.append(float(top))
+        values.append(value)
+    (centre, log_steps), (spread, relative) = (np.array(x) for x in zip(*map(_jackknife, (tops, values)), strict=True))
+    value = float(_from_line(optimizer, name, centre))
+    slope = abs(float(_from_line(optimizer, name, centre + 1e-6) - _from_line(optimizer, name, centre - 1e-6))) / 2e-6
+    steps = float(np.exp(log_steps))
+    if not route.exact:
+        # Without a fit, the grid's spacing and what a neighbour differs by are part of the error.
+        beside = [k for k in (best - 1, best + 1) if 0 <= k < places.size and np.isfinite(mean[k])]
+        own_rate, own_steps = _FIT_RATE, _FIT_STEPS
+        if not fitted and beside:
+            own_rate = max(own_rate, 0.5 * float(np.diff(places).max()))
+            own_steps = max(own_steps, 0.5 * min(float(mean[k] / mean[best] - 1.0) for k in beside))
+        spread, relative = np.hypot(spread, own_rate), np.hypot(relative, own_steps)
+    return Tuned({name: value}, {name: float(slope * spread)}, steps, float(steps * relative), bool(edge))
+
+
+def _mean(found: Array) -> Array:
+    """Steps by all trajectories, where every estimate arrived; else inf."""
+    return np.where(np.isfinite(found).all(axis=1), found[:, 0], np.inf)
+
+
+def _jackknife(estimates: list[float]) -> tuple[float, float]:
+    value, error = jackknife(np.array(estimates))
+    return float(value), float(error)
+
+
+def _tune_many(route: Route, optimizer: Any, search: Mapping[str, tuple[float, float]], seed: int) -> Tuned:
+    """Several hyperparameters: SciPy's differential evolution, a generation per call, then a local quadratic."""
+    names = list(search)
+    box = np.array([[float(_to_line(optimizer, name, b)) for b in search[name]] for name in names])
+
+    def evaluate(places: Array, *, rough: bool) -> Array:
+        candidates = {name: np.asarray(_from_line(optimizer, name, places[i])) for i, name in enumerate(names)}
+        return route.steps(optimizer, candidates, rough=rough)
+
+    def objective(places: Array) -> Any:
+        found = evaluate(places.reshape(len(names), -1), rough=True)[:, 0]
+        # Infinite steps are all alike to the search, and worse than anything.
+        return np.where(np.isfinite(found), np.log(np.maximum(found, 1e-9)), 1e3)
+
+    for _ in range(_WIDEN + 1):
+        evolved = optimize.differential_evolution(
+            objective, box.tolist(), vectorized=True, updating="deferred", popsize=12, maxiter=25, tol=1e-3,
+            polish=False, rng=seed, init="sobol",
+        )  # fmt: skip
+        if evolved.fun >= 1e3:
+            return _unreachable(names)
+        at_low = evolved.x < box[:, 0] + 0.02 * (box[:, 1] - box[:, 0])
+        at_high = evolved.x > box[:, 1] - 0.02 * (box[:, 1] - box[:, 0])
+        for i, name in enumerate(names):
+            if domain_of(optimizer, name) is unit_interval and box[i, 0] <= 0:
+                at_low[i] = False  # 0 is the end of the world, not of the search
+        if not (at_low | at_high).any():
+            break
+        box[at_low, 0] -= np.log(8.0)
+        box[at_high, 1] += np.log(8.0)
+        for i, name in enumerate(names):
+            if domain_of(optimizer, name) is unit_interval:
+                box[i, 0] = max(box[i, 0], 0.0)
+    edge = bool((at_low | at_high).any())
+
+    # A quadratic surface over a star and its corners, for every estimate; inside the star's reach only.
+    reach = 0.25
+    moves = np.array(np.meshgrid(*[[-1.0, 0.0, 1.0]] * len(names))).reshape(len(names), -1) * reach
+    places = evolved.x[:, np.newaxis] + moves
+    for i, name in enumerate(names):
+        if domain_of(optimizer, name) is unit_interval:
+            places[i] = np.maximum(places[i], 0.0)
+    found = evaluate(places, rough=False)
+    mean = _mean(found)
+    best = int(mean.argmin())
+    near = np.isfinite(found).all(axis=1)
+    tops, values = [], []
+    for k in range(found.shape[1]):
+        top, value = _vertex(places[:, near], np.log(found[near, k]), places[:, best], reach)
+        tops.append(top)
+        values.append(float(np.log(found[best, k])) if value is None else value)
+    centre, spread = jackknife(np.array(tops), axis=0)
+    log_steps, relative = _jackknife(values)
+    result, errors = {}, {}
+    for i, name in enumerate(names):
+        result[name] = float(_from_line(optimizer, name, centre[i]))
+        ends = _from_line(optimizer, name, centre[i] + np.array([-1e-6, 1e-6]))
+        errors[name] = float(np.diff(ends)[0]) / 2e-6 * float(spread[i])
+    steps = float(np.exp(log_steps))
+    return Tuned(result, errors, steps, steps * relative, edge)
+
+
+def _vertex(places: Array, values: Array, best: Array, reach: float) -> tuple[Array, float | None]:
+    n = places.shape[0]
+    x = places - best[:, np.newaxis]
+    pairs = [(i, j) for i in range(n) for j in range(i, n)]
+    if values.size < 1 + n + len(pairs):
+        return best, None
+    design = np.stack([np.ones(values.size), *x, *(x[i] * x[j] for i, j in pairs)], axis=1)
+    coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
+    hessian = np.zeros((n, n))
+    for (i, j), c in zip(pairs, coefficients[1 + n :], strict=True):
+        hessian[i, j] += c
+        hessian[j, i] += c
+    if np.linalg.eigvalsh(hessian).min() <= 0:
+        return best, None
+    move = np.linalg.solve(hessian, -coefficients[1 : n + 1])
+    if np.abs(move).max() > reach:
+        return best, None
+    return best + move, float(coefficients[0] + 0.5 * coefficients[1 : n + 1] @ move)
+
+
+def tune(
+    problem: NoisyQuadratic,
+    optimizer: Any,
+    search: Mapping[str, tuple[float, float]],
+    *,
+    batch_size: Number,
+    target: float = 0.01,
+    method: str = "simulate",
+    trajectories: int = 4,
+    replicates: int = 4,
+    seed: int = 0,
+    max_steps: int = 2**22,
+    executor: Executor | None = None,
+    threads: int | None = None,
+) -> xr.Dataset:
+    """Hyperparameters that reach a target in the fewest steps.
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic
+    optimizer : optimizer
+        With scalar hyperparameters; those in `search` are replaced.
+    search : mapping of str to (low, high)
+        Bounds of each hyperparameter to tune, such as ``{"lr": (1e-3, 1.0)}``. They are where the search starts, not
+        where it ends: it widens by itself if the best lies at an edge.
+    batch_size : Number
+        One or several; each is tuned on its own.
+    target : float
+        Risk to reach, > 0.
+    method : {"simulate", "analytic"}
+        The route.
+    trajectories, replicates, seed, max_steps, executor, threads
+        As for `mcnqm.steps_to_target`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Along the batch size's dimension, if it has one: each tuned hyperparameter under its own name with
+        ``<name>_stderr`` beside it, ``steps``, ``steps_stderr`` (jackknife over replicates, and the local fit's own 1 %
+        in a rate and 0.3 % in steps; 0 in closed form), and
+        ``at_edge``: whether the best lies at an edge even after widening. NaN, and ``steps`` inf, where nothing
+        reaches the target.
+
+    Raises
+    ------
+    ParameterError
+        If an argument is not allowed.
+
+    Notes
+    -----
+    One hyperparameter: a grid of ratio 2 with few trajectories, widened by factors of 8 while the best lies at an
+    edge; then nine points within a factor exp(±0.24), recentred while the best is at their edge, and a quartic of
+    1 / steps through those near the best, for every estimate of the jackknife. Where fewer than 3000 steps are
+    needed, a dense grid over a factor 4 either way looks for other basins. In closed form the grid is refined to 1 %.
+    Several: SciPy's differential evolution, one generation per call, then a quadratic surface. All candidates see the
+    same noise, so differences between them are less noisy than each is, and the answer is a function of the seed.
+
+    Examples
+    --------
+    >>> import mcnqm
+    >>> problem = mcnqm.NoisyQuadratic.power_law(dim=100)
+    >>> best = tune(problem, mcnqm.SGD(lr=1.0), {"lr": (0.01, 1.0)}, batch_size=16, target=0.05, method="analytic")
+    >>> simulated = tune(problem, mcnqm.SGD(lr=1.0), {"lr": (0.01, 1.0)}, batch_size=16, target=0.05)
+    >>> bool(abs(simulated.steps / best.steps - 1) < 0.05), bool(best.at_edge)
+    (True, False)
+    """
+    if not isinstance(problem, NoisyQuadratic):
+        raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
+    fields = numeric_fields(optimizer)
+    for name, value in fields.items():
+        if np.ndim(value) and name not in search:
+            raise ParameterError(name, f"shape {np.shape(value)}", "be a scalar when other hyperparameters are tuned")
+    if not isinstance(search, Mapping) or not search:
+        raise ParameterError("search", search, 'look like {"lr": (1e-3, 1.0)}')
+    checked = {name: _bounds(optimizer, name, bounds) for name, bounds in search.items()}
+    positive.check("target", target)
+    integer("seed", seed, 0, 2**64 - 1)
+    simulated = choice("method", method, ("simulate", "analytic")) == "simulate"
+    options = {
+        "trajectories": integer("trajectories", trajectories, 1),
+        "replicates": integer("replicates", replicates, 2),
+        "seed": seed,
+        "max_steps": integer("max_steps", max_steps, 1),
+        "executor": executor,
+        "threads": threads,
+    }
+    batch = batch_size if isinstance(batch_size, xr.DataArray) else np.asarray(batch_size)
+    if not isinstance(batch, xr.DataArray):
+        batch = xr.DataArray(
+            batch, dims=["batch_size"][: batch.ndim], coords={"batch_size": batch} if batch.ndim else {}
+        )
+    results = []
+    for b in batch.values.reshape(-1):
+        route = simulated_route(problem, b, target, **options) if simulated else exact_route(problem, b, target)
+        results.append(tune_one(route, optimizer, checked, seed=seed))
+
+    def labelled(values: list[Any], units: str = "") -> xr.DataArray:
+        return batch.copy(data=np.array(values).reshape(batch.shape)).assign_attrs({"units": units} if units else {})
+
+    data = {}
+    for name in checked:
+        data[name] = labelled([r.values[name] for r in results])
+        data[f"{name}_stderr"] = labelled([r.errors[name] for r in results])
+    data["steps"] = labelled([r.steps for r in results], "steps")
+    data["steps_stderr"] = labelled([r.steps_error for r in results], "steps")
+    data["at_edge"] = labelled([r.at_edge for r in results])
+    attrs = {"method": method, "target": target, "optimizer": repr(optimizer), "mcnqm_version": __version__}
+    return xr.Dataset(data, attrs=attrs)
+
+
+def _bounds(optimizer: Any, name: str, bounds: Any) -> tuple[float, float]:
+    if name not in numeric_fields(optimizer):
+        allowed = f"name hyperparameters among {', '.join(numeric_fields(optimizer))}"
+        raise ParameterError("search", name, allowed)
+    domain = domain_of(optimizer, name)
+    try:
+        low, high = bounds
+    except (TypeError, ValueError):
+        raise ParameterError(name, bounds, "be searched between two bounds (low, high)") from None
+    domain.check(name, low)
+    domain.check(name, high)
+    if not low < high:
+        raise ParameterError(name, bounds, "be searched between bounds with low < high")
+    if domain is not unit_interval and not low > 0:
+        raise ParameterError(name, bounds, "be searched between bounds > 0, on a logarithmic axis")
+    return float(low), float(high)
