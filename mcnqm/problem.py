@@ -171,8 +171,9 @@ class NoisyQuadratic:
             return self
         position = np.log(self.curvature.max() / self.curvature)
         span = position.max()
-        if span == 0:
-            label = np.zeros(self.size, dtype=np.int64)
+        distinct, same = np.unique(self.curvature, return_inverse=True)
+        if distinct.size <= limit:
+            label = -same  # falling curvature; equal curvatures share a bin, which changes no risk
         else:
             # The number of occupied bins grows with the number of bins, though not at every step: search the
             # largest count that still fits.

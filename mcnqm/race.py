@@ -34,7 +34,7 @@ _EXACT_UNTIL = 256
 _WINDOW = 0.12
 """Half the width of the regression's window, in log t."""
 
-_STRETCH = 1.19
+_STRETCH = 1.25
 """Lanes are looked at each time the number of steps has grown by so much."""
 
 _FLAT = 0.02
@@ -140,7 +140,7 @@ def run_race(
 def _looks(step: int, max_steps: int) -> NDArray[np.int64]:
     """Steps to look at in the next stretch, the last a multiple of 64 (a block of noise) where possible."""
     if step < _EXACT_UNTIL:
-        return np.arange(step + 1, min(2 * max(step, 32), _EXACT_UNTIL, max_steps) + 1)
+        return np.arange(step + 1, min(4 * max(step, 16), _EXACT_UNTIL, max_steps) + 1)
     stop = min(64 * int(np.ceil(step * _STRETCH / 64)), max_steps)
     every = 4 * max(1, step // (4 * _EXACT_UNTIL))
     looks = np.arange(step + every, stop, every)

@@ -31,25 +31,25 @@ _COARSE = 2.0
 _COARSE_EXACT = 1.1
 """The same in closed form: with momentum and large batches there are several basins, some narrow."""
 
-_FINE = 9
+_FINE = 8
 """Points of the fine grid."""
 
-_SPAN = 0.24
+_SPAN = 0.21
 """Half the width of the fine grid, in log of the hyperparameter, by simulation."""
 
 _RESOLVED = 0.01
 """Spacing of the exact route's last grid, in log."""
 
-_NEAR = 1.25
+_NEAR = 1.2
 """Points that need up to so many times the fewest steps take part in the local fit."""
 
-_SHORT = 3000
+_SHORT = 600
 """Where so few steps are needed, a dense grid looks for other basins."""
 
 _DENSE = 0.08
 """Spacing of that grid, in log."""
 
-_PATIENCE = 1.3
+_PATIENCE = 1.2
 """Candidates that need more than so many times the fewest steps are given up."""
 
 _LONG = 20_000
@@ -173,15 +173,17 @@ class Tuned:
     at_edge: bool
 
 
-def tune_one(route: Route, optimizer: Any, search: Mapping[str, tuple[float, float]], *, seed: int = 0) -> Tuned:
-    """Search at one batch size; see `tune`."""
+def tune_one(
+    route: Route, optimizer: Any, search: Mapping[str, tuple[float, float]], *, seed: int = 0, expected: float = np.inf
+) -> Tuned:
+    """Search at one batch size; see `tune`. `expected` is about how many steps the best will need, if known."""
     if len(search) == 1:
         ((name, bounds),) = search.items()
-        return _tune_line(route, optimizer, name, bounds)
+        return _tune_line(route, optimizer, name, bounds, expected)
     return _tune_many(route, optimizer, search, seed)
 
 
-def _tune_line(route: Route, optimizer: Any, name: str, bounds: tuple[float, float]) -> Tuned:
+def _tune_line(route: Route, optimizer: Any, name: str, bounds: tuple[float, float], expected: float = np.inf) -> Tuned:
     low, high = (float(_to_line(optimizer, name, bound)) for bound in bounds)
 
     def steps(places: Array, *, rough: bool, expected: float = np.inf) -> Array:
@@ -216,7 +218,7 @@ def _tune_line(route: Route, optimizer: Any, name: str, bounds: tuple[float, flo
             return _unreachable([name])
         centre = float(places[best])
 
-    half, scanned, expected = _SPAN, False, np.inf
+    half, scanned = _SPAN, False
     for attempt in range(12):  # ends by break long before
         places = np.linspace(centre - half, centre + half, _FINE)
         if domain_of(optimizer, name) is unit_interval:
@@ -235,7 +237,7 @@ def _tune_line(route: Route, optimizer: Any, name: str, bounds: tuple[float, flo
             scan = np.arange(centre - np.log(4.0), centre + np.log(4.0), _DENSE)
             if domain_of(optimizer, name) is unit_interval:
                 scan = np.unique(np.maximum(scan, 0.0))
-            wide = _mean(steps(scan, rough=False, expected=expected))
+            wide = _mean(steps(scan, rough=False, expected=max(expected, _LONG / 3)))
             centre, half, scanned = float(scan[int(wide.argmin())]), 3 * _DENSE, True
             continue
         edge = best in (0, places.size - 1) and places[best] != 0.0
@@ -444,8 +446,8 @@ def tune(
     Notes
     -----
     One hyperparameter: a grid of ratio 2 with few trajectories, widened by factors of 8 while the best lies at an
-    edge; then nine points within a factor exp(±0.24), recentred while the best is at their edge, and a quartic of
-    1 / steps through those near the best, for every estimate of the jackknife. Where fewer than 3000 steps are
+    edge; then eight points within a factor exp(±0.21), recentred while the best is at their edge, and a quartic of
+    1 / steps through those near the best, for every estimate of the jackknife. Where fewer than 600 steps are
     needed, a dense grid over a factor 4 either way looks for other basins. In closed form the grid is refined to 1 %.
     Several: SciPy's differential evolution, one generation per call, then a quadratic surface. All candidates see the
     same noise, so differences between them are less noisy than each is, and the answer is a function of the seed.

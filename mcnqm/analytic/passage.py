@@ -120,11 +120,11 @@ def _first_passages(
     found = modes(linear.step.matrix)
     width = min(_BLOCK, size)
     blocks = -(-size // width)
-    pad = blocks * width - size
 
     def split(array: NDArray[Any]) -> NDArray[Any]:
         # Padding coordinates are zero and weigh nothing.
-        wide = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, pad)])
+        wide = np.zeros((*array.shape[:-1], blocks * width), dtype=array.dtype)
+        wide[..., :size] = array
         return np.ascontiguousarray(np.moveaxis(wide.reshape(*array.shape[:-1], blocks, width), -2, 0))
 
     # Room for every rung; the kernel fills those it needs, and pages that are never touched cost nothing.

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from mcnqm._version import __version__
+from mcnqm.cli.scaling import scaling_command
 from mcnqm.cli.simulate import simulate_command
 from mcnqm.cli.verify import verify_command
 from mcnqm.errors import ParameterError
@@ -51,6 +52,10 @@ def _root(
 
       Adam at nine learning rates, log-spaced
 
+    * mcnqm scaling --figure scaling.png
+
+      the best learning rate and the steps to a target against batch size
+
     * mcnqm verify
 
       every linear optimizer, simulation against theory
@@ -61,6 +66,7 @@ def _root(
 
 
 app.command("simulate")(simulate_command)
+app.command("scaling")(scaling_command)
 app.command("verify")(verify_command)
 
 
@@ -81,7 +87,7 @@ def main() -> None:
         stderr.print(f"[red]Error:[/red] {_plain(error.format_message())}")
         code = getattr(error, "exit_code", 2)
     if code == _INTERRUPTED:  # where typer itself turns Ctrl-C into this code, no exception gets here
-        stderr.print("Interrupted; nothing was written.")
+        stderr.print("Interrupted; no result was written.")
     sys.exit(code)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import named_optimizers
+from mcnqm.studies.contenders import CONTENDERS, Contender
 
-__all__ = ["parse_numbers", "parse_optimizer"]
+__all__ = ["parse_contender", "parse_numbers", "parse_optimizer"]
 
 _SPEC = 'look like "adam lr=1e-3 beta2=0.99"'
 
@@ -39,8 +40,30 @@ def parse_numbers(name: str, text: str) -> Any:
         raise ParameterError(name, text, allowed) from None
 
 
+def parse_contender(text: str) -> tuple[str, Contender]:
+    """A contender of a scaling study by name, or an optimizer whose rate is to be tuned; its label first.
+
+    Examples
+    --------
+    >>> parse_contender("adam")[0], parse_contender("adam beta2=0.99")[1].optimizer.beta2
+    ('adam', 0.99)
+    """
+    if text in CONTENDERS:
+        return text, CONTENDERS[text]
+    words = text.split()
+    if not words:
+        raise ParameterError("optimizer", text, _SPEC)
+    if any(word.startswith("lr=") for word in words[1:]):
+        raise ParameterError("optimizer", text, "leave out lr, which is tuned")
+    optimizer = parse_optimizer(f"{text} lr=1")
+    for name, value in optimizer._asdict().items():
+        if np.ndim(value):
+            raise ParameterError(name, value, "be a scalar in a scaling study")
+    return text, Contender(optimizer)
+
+
 def parse_optimizer(text: str) -> Any:
-    """An optimizer from its name and ``field=value`` pairs; ``module:Class`` imports one of your own.
+    """Make an optimizer from its name and ``field=value`` pairs; ``module:Class`` imports one of your own.
 
     Examples
     --------

@@ -38,8 +38,8 @@ __all__ = ["ScalingConfig", "run"]
 Array = NDArray[np.float64]
 _sizes = Domain("be whole numbers >= 1", lambda x: (x >= 1) & (x == np.floor(x)))
 
-_AROUND = 0.24
-"""A search at the next batch size starts within a factor exp(±0.24) of the extrapolated best."""
+_AROUND = 0.21
+"""A search at the next batch size starts within a factor exp(±0.21) of the extrapolated best."""
 
 
 def _default() -> dict[str, Contender]:
@@ -232,12 +232,13 @@ def _cell(
 ) -> Tuned:
     def compute() -> Tuned:
         optimizer = contender.at(batch_size)
-        search = dict(contender.search)
+        search, expected = dict(contender.search), math.inf
         if larger and math.isfinite(larger[0].steps):
             for hyper, bounds in contender.search.items():
                 guess = _extrapolated([t.values[hyper] for t in larger[:2]], sizes[-len(larger) - 1 :][:3], hyper)
                 search[hyper] = _near(guess, hyper, bounds)
-        return tune_one(route, optimizer, search, seed=seed)
+            expected = larger[0].steps * sizes[-len(larger)] / batch_size  # at most, by perfect scaling
+        return tune_one(route, optimizer, search, seed=seed, expected=expected)
 
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
     return notebook.cell(safe, compute)

@@ -1,0 +1,134 @@
+"""The scaling study, small: what it answers, and that an interrupted one continues to the same bits."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from mcnqm import NoisyQuadratic, ParameterError
+from mcnqm.cli import main
+from mcnqm.studies.contenders import CONTENDERS
+from mcnqm.studies.scaling import ScalingConfig, run
+
+COMMAND = [sys.executable, "-c", "from mcnqm.cli import main; main()", "scaling"]
+SMALL = ["-d", "30", "--doublings", "7", "--target", "0.05", "-o", "sgd", "-o", "adam"]
+
+
+@pytest.fixture(scope="module")
+def study():
+    config = ScalingConfig(
+        NoisyQuadratic.power_law(100),
+        {name: CONTENDERS[name] for name in ("sgd", "momentum", "adam")},
+        batch_sizes=tuple(2**k for k in range(6)),
+        target=0.05,
+        replicates=8,
+    )
+    return run(config)
+
+
+def test_simulated_steps_and_rates_agree_with_theory(study):
+    """At every batch size; |z| < 4.5, the errors including the local fit's own."""
+    linear = study.sel(optimizer=["sgd", "momentum"])
+    for name in ("steps", "effective_lr"):
+        z = (linear[name] - linear[f"analytic_{name}"]) / linear[f"{name}_stderr"]
+        assert np.abs(z).max() < 4.5, (name, z.values)
+    assert np.isnan(study.analytic_steps.sel(optimizer="adam")).all()
+    assert not study.at_edge.any()
+
+
+def test_slopes_are_those_of_the_rules(study):
+    """Linear for SGD and momentum, square root for Adam: within 0.15 on so small a problem, where the bend is near."""
+    slope = study.slope.sel(optimizer=["sgd", "momentum", "adam"]).values
+    assert np.abs(slope - [1.0, 1.0, 0.5]).max() < 0.15, slope
+    assert (study.slope_low < study.slope).all()
+
+
+def test_bounds_lie_below(study):
+    assert (study.bayes_bound <= study.information_bound * (1 + 1e-9)).all()
+    assert (study.bayes_bound < study.steps).all()
+
+
+def test_killed_and_continued(tmp_path):
+    """kill -9 in the middle; the same command goes on, to the bits of an uninterrupted run."""
+    through = tmp_path / "through"
+    through.mkdir()
+    subprocess.run([*COMMAND, *SMALL], cwd=through, check=True, capture_output=True, timeout=300)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    process = subprocess.Popen([*COMMAND, *SMALL], cwd=broken, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parts = broken / "scaling.nc.parts"
+    deadline = time.monotonic() + 120
+    while len(list(parts.glob("*-simulated.json"))) < 5:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (broken / "scaling.nc").exists()
+    kept = {path.name: path.read_bytes() for path in parts.glob("*-simulated.json")}
+    subprocess.run([*COMMAND, *SMALL], cwd=broken, check=True, capture_output=True, timeout=300)
+    assert len(kept) < 16, "killed in the middle, not at the end"
+    with xr.open_dataset(through / "scaling.nc") as a, xr.open_dataset(broken / "scaling.nc") as b:
+        xr.testing.assert_identical(a.load(), b.load())
+    assert sorted(path.name for path in broken.iterdir()) == ["scaling.nc"]
+
+
+def test_a_checkpoint_of_another_study_is_refused(tmp_path):
+    problem = NoisyQuadratic.power_law(10)
+    one = ScalingConfig(problem, {"sgd": CONTENDERS["sgd"]}, batch_sizes=(64,), target=0.1)
+    run(one, checkpoint=tmp_path / "parts")
+    other = ScalingConfig(problem, {"sgd": CONTENDERS["sgd"]}, batch_sizes=(64,), target=0.2)
+    with pytest.raises(ParameterError, match="checkpoint must be continued with the configuration"):
+        run(other, checkpoint=tmp_path / "parts")
+    assert json.loads((tmp_path / "parts" / "config.json").read_text())["target"] == 0.1
+
+
+def test_decays_held_in_examples():
+    contender = CONTENDERS["adam-examples"]
+    assert contender.at(16).beta2 == 0.999
+    assert contender.at(64).beta2 == pytest.approx(0.999**4)
+    assert CONTENDERS["momentum"].effective_lr({"lr": 0.1}) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"batch_sizes": (2, 1)}, "batch_sizes"),
+        ({"batch_sizes": (0.5,)}, "batch_sizes"),
+        ({"target": 0.0}, "target"),
+        ({"replicates": 1}, "replicates"),
+        ({"seed": -1}, "seed"),
+        ({"contenders": {}}, "contenders"),
+    ],
+)
+def test_bad_configuration(changes, name):
+    with pytest.raises(ParameterError) as caught:
+        ScalingConfig(**changes)
+    assert caught.value.name == name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "sgd lr=0.1"], "optimizer must leave out lr"),
+        (["-o", "sgd momentum=0.1,0.2"], "momentum must be a scalar"),
+        (["-o", "bgd"], "optimizer must be one of"),
+        (["--doublings", "-1"], "doublings must be"),
+        (["--output", "a.txt"], "output must end in .nc"),
+    ],
+)
+def test_bad_command(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["mcnqm", "scaling", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
