@@ -92,7 +92,8 @@ def scaling_command(
 def _cells(study: xr.Dataset) -> Table:
     table = Table(title=f"tuned by simulation: steps to risk {study.attrs['target']:g} ± error, effective rate")
     table.box = box.SIMPLE_HEAD
-    table.add_column("B", justify="right")
+    table.padding = (0, 1, 0, 0)
+    table.add_column("B", justify="right", no_wrap=True)
     for label in study["optimizer"].values:
         table.add_column(str(label), justify="right", no_wrap=True)
         table.add_column("rate", justify="right", no_wrap=True)
@@ -102,14 +103,18 @@ def _cells(study: xr.Dataset) -> Table:
             cell = study.sel(optimizer=label, batch_size=b)
             error = float(cell["steps_stderr"])
             row.append(f"{float(cell['steps']):.0f} ± {error:.{0 if error >= 10 else 1}f}")
-            row.append(f"{float(cell['effective_lr']):.3g}{'!' if cell['at_edge'] else ''}")
+            row.append(f"{float(cell['effective_lr']):.2g}{'!' if cell['at_edge'] else ''}")
         table.add_row(*row)
     return table
 
 
 def _summary(study: xr.Dataset) -> Table:
-    table = Table(title="scaling (95 % intervals)", box=box.SIMPLE_HEAD)
-    for heading in ("optimizer", "log-log slope of rate", "regime", "S_min, steps", "B_crit, examples"):
+    table = Table(
+        title="scaling of the rate, and limits in steps and examples (95 % intervals)",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("optimizer", "log-log slope", "regime", "S_min", "B_crit"):
         table.add_column(heading, justify="left" if heading == "optimizer" else "right", no_wrap=heading != "regime")
     for label in study["optimizer"].values:
         one = study.sel(optimizer=label)

@@ -70,7 +70,7 @@ class ScalingConfig:
     contenders: Mapping[str, Contender] = field(default_factory=_default)
     batch_sizes: tuple[int, ...] = tuple(2**k for k in range(17))
     target: float = 0.01
-    trajectories: int = 3
+    trajectories: int = 4
     replicates: int = 8
     seed: int = 0
     max_steps: int = 2**24
