@@ -22,7 +22,7 @@ from mcnqm import analytic
 from mcnqm.domains import Domain, integer
 from mcnqm.engine import Job, Pool, run_paths
 from mcnqm.errors import ParameterError
-from mcnqm.optimizers import Number
+from mcnqm.optimizers import SGD, Number
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import meter_of
 from mcnqm.record import recorded_steps
@@ -135,14 +135,21 @@ def agreement(
     >>> bool(report.agrees)
     True
     """
+    if not isinstance(problem, NoisyQuadratic):
+        raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
+    if not isinstance(optimizer, SGD):
+        raise ParameterError("optimizer", optimizer, "be linear in the gradient (mcnqm.SGD)")
     settings = settings_of(optimizer, batch_size)
     integer("steps", steps, 1)
     wanted = recorded_steps(steps, _default_record(steps) if record is None else record)
     count = integer("trajectories", trajectories, 8, 2**32)
-    _rate.check("error_rate", error_rate)
+    if _rate.check("error_rate", error_rate).ndim:
+        raise ParameterError("error_rate", error_rate, "be a number")
     exact = _Exact(theory, problem, optimizer, batch_size, wanted)
 
     keep = 2 if exact.buffer else 1
+    if exact.buffer != bool(settings.values["momentum"].any()):
+        raise ParameterError("theory", "moments", "have a momentum buffer just where the optimizer has momentum")
     key = integer("seed", seed, 0, 2**64 - 1)
     job = Job(problem, optimizer, settings, np.arange(count, dtype=np.uint32), key)
     meter = meter_of(progress)

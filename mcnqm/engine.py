@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -41,6 +41,9 @@ _GROUPS = 16
 
 _PATHS = 32
 """Most coordinates of a shard that keeps paths."""
+
+_RECORDS = 4096
+"""Most records of a stretch."""
 
 _OUT_BYTES = 2**25
 """Most memory of a shard's result."""
@@ -99,7 +102,7 @@ class Pool:
         pending.popleft()
         return result
 
-    def map(self, function: Callable[..., T], tasks: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+    def map(self, function: Callable[..., T], tasks: Iterable[tuple[Any, ...]]) -> Generator[T, None, None]:
         """Yield ``function(*task)`` for each task, in order, with a bounded number in flight."""
         # Kernels in our own threads see the flag at once; a copy of it in another process never changes, and
         # such a worker finishes the shard it is at.
@@ -278,8 +281,8 @@ class March:
             Nothing follows: the state at the end need not be kept.
         """
         job, states = self._job, self._states
-        tiles = _tiles(job, np.arange(self.alive.size), record.size, self._most_lanes)
-        real = [replace(tile, settings=self.alive[tile.settings]) for tile in tiles]
+        real = _tiles(job, self.alive, record.size, self._most_lanes)
+        tiles = [replace(tile, settings=np.searchsorted(self.alive, tile.settings)) for tile in real]
         kind = job.form[0]
 
         def tasks() -> Iterator[tuple[Any, ...]]:
@@ -294,22 +297,21 @@ class March:
 
         loss = np.zeros((self.alive.size, job.trajectories.size, record.size))
         after: list[ShardState] = []
-        results = self._pool.map(_loss_only if last else advance_shard, tasks())
-        for tile in tiles:
-            lanes = tile.lanes(job)
-            total = np.zeros((record.size, *lanes))
-            for b, block in enumerate(self._blocks):  # first to last: the order that makes sums reproducible
-                part, end = next(results)
-                total += part
-                self._meter.advance(float(math.prod(lanes)) * block.index.size * float(record[-1] - self.step))
-                if end is not None:
-                    if len(after) == b:
-                        shape = (block.index.size, end.lanes.shape[1], job.trajectories.size, self.alive.size)
-                        after.append(ShardState(np.empty(shape), np.empty((end.clock.shape[0], self.alive.size))))
-                    after[b].lanes[:, :, tile.trajectories, tile.settings] = end.lanes
-                    after[b].clock[:, tile.settings] = end.clock
-            loss[tile.settings, tile.trajectories] = total.transpose(2, 1, 0)
-        results.close()  # type: ignore[attr-defined]
+        with closing(self._pool.map(_loss_only if last else advance_shard, tasks())) as results:
+            for tile in tiles:
+                lanes = tile.lanes(job)
+                total = np.zeros((record.size, *lanes))
+                for b, block in enumerate(self._blocks):  # first to last: the order that makes sums reproducible
+                    part, end = next(results)
+                    total += part
+                    self._meter.advance(float(math.prod(lanes)) * block.index.size * float(record[-1] - self.step))
+                    if end is not None:
+                        if len(after) == b:
+                            shape = (block.index.size, end.lanes.shape[1], job.trajectories.size, self.alive.size)
+                            after.append(ShardState(np.empty(shape), np.empty((end.clock.shape[0], self.alive.size))))
+                        after[b].lanes[:, :, tile.trajectories, tile.settings] = end.lanes
+                        after[b].clock[:, tile.settings] = end.clock
+                loss[tile.settings, tile.trajectories] = total.transpose(2, 1, 0)
         self._states = after or None
         self.step = int(record[-1])
         return loss
@@ -330,7 +332,11 @@ def run_loss(
     job: Job, record: NDArray[np.int64], pool: Pool, meter: Meter, *, most_lanes: int = LANES
 ) -> NDArray[np.float64]:
     """Loss of every lane at every recorded step, shape (settings, trajectories, records)."""
-    return March(job, pool, meter, most_lanes=most_lanes).advance(record, last=True)
+    march = March(job, pool, meter, most_lanes=most_lanes)
+    # Stretches, so that a shard's result stays small however dense the record is.
+    cuts = range(0, record.size, _RECORDS)
+    parts = [march.advance(record[i : i + _RECORDS], last=i + _RECORDS >= record.size) for i in cuts]
+    return np.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
 
 
 def run_paths(
@@ -357,11 +363,10 @@ def run_paths(
         for tile in tiles
         for block in blocks
     )
-    results = pool.map(_out, tasks)
-    for tile in tiles:
-        for block in blocks:
-            part = next(results)
-            paths[tile.settings, tile.trajectories, :, block] = part.transpose(2, 1, 0, 3, 4)
-            meter.advance(float(math.prod(tile.lanes(job))) * part.shape[3] * float(record[-1]))
-    results.close()  # type: ignore[attr-defined]
+    with closing(pool.map(_out, tasks)) as results:
+        for tile in tiles:
+            for block in blocks:
+                part = next(results)
+                paths[tile.settings, tile.trajectories, :, block] = part.transpose(2, 1, 0, 3, 4)
+                meter.advance(float(math.prod(tile.lanes(job))) * part.shape[3] * float(record[-1]))
     return paths

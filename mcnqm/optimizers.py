@@ -95,7 +95,7 @@ def hyperparameters(**domains: Domain) -> Callable[[T], T]:
             return all(_same(a, b) for a, b in zip(self, other, strict=True))  # type: ignore[call-overload]
 
         def __hash__(self: Any) -> int:  # noqa: N807
-            return hash((type(self), tuple(np.asarray(value).tobytes() for value in self)))
+            return hash((type(self), tuple((np.asarray(value) + 0).tobytes() for value in self)))
 
         def __ne__(self: Any, other: object) -> bool:  # noqa: N807 - a tuple has one of its own
             return not __eq__(self, other)
@@ -146,7 +146,9 @@ def _switch(name: str, value: Any) -> bool:
 
 def _number(name: str, value: Any, domain: Domain) -> Any:
     if isinstance(value, xr.DataArray):
-        return value.copy(data=domain.check(name, value.values))
+        data = domain.check(name, value.values)
+        data.flags.writeable = False
+        return value.copy(data=data)
     array = domain.check(name, value)
     if array.ndim == 0:
         return float(array)

@@ -15,7 +15,7 @@ from mcnqm.errors import ParameterError
 
 __all__ = ["NoisyQuadratic"]
 
-_count = Domain("be integers >= 1", lambda x: (x >= 1) & (x == np.floor(x)))
+_count = Domain("be integers in [1, 2**32]", lambda x: (x >= 1) & (x <= 2**32) & (x == np.floor(x)))
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -133,6 +133,8 @@ class NoisyQuadratic:
             raise ParameterError("exponent", exponent, "be a number")
         with np.errstate(under="ignore"):
             spectrum = np.arange(1, n + 1, dtype=np.float64) ** -float(power)
+        if spectrum[-1] == 0.0:
+            raise ParameterError("exponent", power.item(), f"leave {n}**-exponent above 0")
         return cls(spectrum)
 
     def binned(self, n: int) -> NoisyQuadratic:
@@ -179,7 +181,7 @@ class NoisyQuadratic:
             # largest count that still fits.
             low, high = limit, 2 * limit
             fits = _bin_labels(position, span, low)
-            while np.unique(trial := _bin_labels(position, span, high)).size <= limit:
+            while high < _MOST_BINS and np.unique(trial := _bin_labels(position, span, high)).size <= limit:
                 low, high, fits = high, 2 * high, trial
             while high - low > 1:
                 middle = (low + high) // 2
@@ -310,6 +312,10 @@ class NoisyQuadratic:
         parts.append(f"initial_mean={_span(self.initial_mean)}")
         parts.append(f"initial_std={_span(self.initial_std)}")
         return f"NoisyQuadratic({', '.join(parts)})"
+
+
+_MOST_BINS = 2**50
+"""Finer bins than this separate nothing more in double precision."""
 
 
 def _like(h: NDArray[np.float64], name: str, domain: Domain, value: ArrayLike) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from mcnqm.optimizers import numeric_fields
 
 __all__ = ["RESERVED_DIMS", "Settings", "batch_size_domain", "settings_of"]
 
-RESERVED_DIMS = ("trajectory", "step", "coordinate")
+RESERVED_DIMS = ("trajectory", "step", "coordinate", "estimate", "moment", "statistic")
 """Dimensions of a result that no hyperparameter may use."""
 
 batch_size_domain = Domain("be >= 1", lambda x: x >= 1)
@@ -124,7 +124,12 @@ def _labelled(name: str, value: Any) -> xr.DataArray:
         for dim in value.dims:
             if dim in RESERVED_DIMS:
                 raise ParameterError(name, f"dimension {dim!r}", f"not use the dimensions {RESERVED_DIMS} of a result")
+        if name in value.dims and (value.ndim > 1 or not np.array_equal(value[name], value)):
+            # A result would carry the labels as if they were the values.
+            raise ParameterError(name, f"labels {value[name].values}", "have its values as labels on its own dimension")
         return value.astype(np.float64)
+    if name in RESERVED_DIMS:
+        raise ParameterError("optimizer", name, f"not have fields of a result's dimensions {RESERVED_DIMS}")
     array = np.asarray(value, dtype=np.float64)
     if array.ndim == 0:
         return xr.DataArray(array)

@@ -90,7 +90,8 @@ def simulate(
           single trajectory, inf where a lane has diverged);
         - ``diverged`` (…, trajectory): whether the loss ever, at a recorded step, was not finite or above 1e20
           times :math:`E L(\theta_0) + \operatorname{tr}(C H^{-1})/2`;
-        - ``theta`` (…, trajectory, step, coordinate), with `coordinates`.
+        - ``theta`` (…, trajectory, step, coordinate), with `coordinates`; of a diverged lane, whatever its arithmetic
+          gave.
 
         ``step`` counts completed steps. Hyperparameters are coordinates; ``attrs`` holds the configuration.
 
@@ -122,7 +123,8 @@ def simulate(
     if not isinstance(problem, NoisyQuadratic):
         raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
     settings = settings_of(optimizer, batch_size)
-    wanted = recorded_steps(steps, record)
+    last = integer("steps", steps, 0, MAX_STEPS)
+    wanted = recorded_steps(last, record)
     count = integer("trajectories", trajectories, 1, _MAX_INDEX)
     key = integer("seed", seed, 0, _MAX_SEED)
     chosen = None if coordinates is None else _indices("coordinates", coordinates, problem.dim)
@@ -163,7 +165,18 @@ def simulate(
             "trajectory": np.arange(count),
             "step": ("step", wanted, {"units": "completed steps"}),
         },
-        attrs=_attributes(problem, optimizer, steps=steps, trajectories=count, seed=key, minibatch=minibatch),
+        attrs=_attributes(
+            problem,
+            optimizer,
+            {
+                "batch_size": np.asarray(batch_size).tolist(),
+                "record": None if record is None else wanted.tolist(),
+                "steps": last,
+                "trajectories": count,
+                "seed": key,
+                "minibatch": minibatch,
+            },
+        ),
     )
     if chosen is not None and paths is not None:
         theta = ((*dims, "trajectory", "step", "coordinate"), settings.unflatten(paths[..., 0]))
@@ -237,7 +250,7 @@ def _indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def _attributes(problem: NoisyQuadratic, optimizer: Any, **others: Any) -> dict[str, Any]:
+def _attributes(problem: NoisyQuadratic, optimizer: Any, others: dict[str, Any]) -> dict[str, Any]:
     """The configuration, in types that every netCDF version stores."""
     numbers = {k: np.asarray(v).tolist() for k, v in optimizer._asdict().items()}
     config = {

@@ -92,6 +92,7 @@ def test_binning_to_full_size_changes_nothing():
         ({"initial_mean": [0, 0, 0]}, "initial_mean", "(3,)"),
         ({"initial_std": -1}, "initial_std", "-1.0"),
         ({"multiplicity": 0}, "multiplicity", "0.0"),
+        ({"multiplicity": 1e30}, "multiplicity", "1e+30"),
         ({"multiplicity": [1, 1.5]}, "multiplicity", "1.5"),
     ],
 )
@@ -105,7 +106,7 @@ def test_bad_input(arguments, name, value):
 
 @pytest.mark.parametrize(
     ("arguments", "name"),
-    [((0,), "dim"), ((2.0,), "dim"), ((3, -1.0), "exponent"), ((3, np.nan), "exponent")],
+    [((0,), "dim"), ((2.0,), "dim"), ((3, -1.0), "exponent"), ((3, np.nan), "exponent"), ((3, 1000.0), "exponent")],
 )
 def test_bad_power_law(arguments, name):
     with pytest.raises(ParameterError, match=rf"^{name} must"):

@@ -14,6 +14,7 @@ from rich.table import Table
 from mcnqm.agreement import agreement
 from mcnqm.cli.parsing import parse_numbers, parse_optimizer
 from mcnqm.domains import integer
+from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD
 from mcnqm.problem import NoisyQuadratic
 
@@ -54,6 +55,10 @@ def verify_command(
     """
     problem = NoisyQuadratic.power_law(integer("dim", dim, 1))
     chosen = {text: parse_optimizer(text) for text in optimizer} if optimizer else LINEAR_OPTIMIZERS
+    for text, one in chosen.items():
+        swept = [name for name, value in one._asdict().items() if np.ndim(value)]
+        if swept:
+            raise ParameterError("optimizer", text, f"have a single value of {', '.join(swept)}")
     batch = parse_numbers("batch_size", batch_size)
     rows = len(chosen) * np.size(batch)
     table = Table(

@@ -230,7 +230,7 @@ def _advance_shard(layout, like_p, like_s, like_c, like_k, shard, state, clock, 
         t_end = min(t_base + BLOCK, shard.stop)
         calls_each = (t_end - t_base + 3) // 4
         n_calls = calls_each * n_trajectories
-        if len(like_k) > 0:
+        if len(like_k) > 0 or len(like_c) > 0:
             _tick_block(like_p, like_c, like_k, shard, t_block - t_base, t_end - t_base, clock, coefs)
 
         for k in range(calls_each):
@@ -337,4 +337,4 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
 def _importable(cls: type) -> bool:
     """Whether another process could find this class again, as a cached kernel needs it to."""
     module = sys.modules.get(cls.__module__)
-    return cls.__module__ != "__main__" and getattr(module, cls.__qualname__, None) is cls
+    return cls.__module__ not in ("__main__", "__mp_main__") and getattr(module, cls.__qualname__, None) is cls

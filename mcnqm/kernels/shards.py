@@ -10,6 +10,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from mcnqm.errors import ParameterError
 from mcnqm.kernels.caching import sources
 from mcnqm.kernels.jit import OPTIONS
 from mcnqm.kernels.loops import BY_SETTING, BY_TRAJECTORY, LANES, Shard, advance_kernel
@@ -86,6 +87,8 @@ def advance_shard(
         The state at ``shard.stop``.
     """
     rule = rule_of(hyper_type)
+    if shard.keep > 1 + len(rule.state):
+        raise ParameterError("keep", shard.keep, f"be at most {1 + len(rule.state)} for {hyper_type.__name__}")
     fields = len(hyper_type._fields)  # type: ignore[attr-defined]
     like_p = hyper_type._make([1.0] * fields)  # type: ignore[attr-defined]
     like_s = (0.0,) * len(rule.state)

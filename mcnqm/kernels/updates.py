@@ -56,7 +56,8 @@ class Rule:
     steps_at_once : int
         Steps that a lane takes between loading and storing its state, 1 or 4.
     fingerprint : str
-        Hash of the sources. Compiled kernels are cached on disk under it, so an edited update is recompiled.
+        Hash of the sources, of helpers and constants too. Compiled kernels are cached on disk under it, so an edited
+        update is recompiled.
     """
 
     update: Callable[..., Any]
@@ -117,7 +118,8 @@ def update_rule(
     Raises
     ------
     ParameterError
-        If `optimizer` was not made with `mcnqm.hyperparameters`.
+        If `optimizer` was not made with `mcnqm.hyperparameters`, or has a different update already: kernels compiled
+        for a class are kept, so define the class again too.
 
     Examples
     --------
@@ -147,15 +149,20 @@ def update_rule(
 
     def decorate(function: F) -> F:
         parts: list[Callable[..., Any]] = [function, *(part for part in (clock, local) if part is not None)]
-        _RULES[optimizer] = Rule(
+        shape = (optimizer._fields, tuple(state), start, steps_at_once)  # kernels know fields by their position
+        rule = Rule(
             update=scalar(function),
             state=tuple(state),
             clock=None if clock is None else scalar(clock),
             clock_start=start,
             local=None if local is None else scalar(local),
             steps_at_once=steps_at_once,
-            fingerprint=hashlib.sha256(repr((steps_at_once, *map(_source, parts))).encode()).hexdigest()[:16],
+            fingerprint=hashlib.sha256(repr((shape, *map(_source, parts))).encode()).hexdigest()[:16],
         )
+        if optimizer in _RULES and _RULES[optimizer].fingerprint != rule.fingerprint:
+            allowed = "be defined anew before it gets another update: kernels compiled for the class are kept"
+            raise ParameterError("optimizer", optimizer.__name__, allowed)
+        _RULES[optimizer] = rule
         return function
 
     return decorate
@@ -170,15 +177,24 @@ def rule_of(hyper_type: type) -> Rule:
         raise ParameterError("optimizer", hyper_type.__name__, allowed) from None
 
 
-def _source(function: Callable[..., Any]) -> str:
-    # Constants that the text names by a global are part of what it does.
+def _source(function: Any, seen: frozenset[Any] = frozenset()) -> str:
+    """Everything that decides what a function does: its text, its constants, and the same of what it calls."""
+    function = getattr(function, "py_func", function)  # a jitted helper
     code = function.__code__
-    named = {name: repr(function.__globals__[name]) for name in code.co_names if name in function.__globals__}
+    if code in seen:
+        return ""
     try:
         text = inspect.getsource(function)
     except OSError:  # typed at a prompt
         text = code.co_code.hex() + repr(code.co_consts)
-    return text + repr(sorted((name, text) for name, text in named.items() if " at 0x" not in text))
+    outer = inspect.getclosurevars(function)
+    parts = [text]
+    for name, value in sorted({**outer.globals, **outer.nonlocals}.items()):
+        if hasattr(getattr(value, "py_func", value), "__code__"):
+            parts.append(name + _source(value, seen | {code}))
+        elif " at 0x" not in repr(value):
+            parts.append(f"{name} = {value!r}")
+    return "\n".join(parts)
 
 
 # ----------------------------------------------------------------------------- dispatch by type, inside a kernel
@@ -308,7 +324,7 @@ def _adam(p, c, g, theta, s):
     m = fma(p.beta1, s[0], (1.0 - p.beta1) * g)
     v = fma(p.beta2, s[1], (1.0 - p.beta2) * g * g)
     decayed = fma(-p.lr * p.weight_decay, theta, theta)
-    # v = 0 means that every gradient so far was exactly 0: then so is m, and 0 / 0 would poison the lane.
+    # Without any gradient so far m and v are 0, and 0 / 0 would poison the lane: it stays where it is.
     denominator = np.sqrt(v) + c[1]
     direction = m / denominator if denominator > 0.0 else 0.0
     return fma(-c[0], direction, decayed), (m, v)

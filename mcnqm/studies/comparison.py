@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,4 +78,8 @@ def compare(
         scalars = [name for name, array in runs.coords.items() if array.ndim == 0 and name != "batch_size"]
         parts.append(runs.drop_vars(scalars) if len(optimizers) > 1 else runs)
     labels = np.array(list(optimizers), dtype=str)
-    return xr.concat(parts, dim=xr.Variable("optimizer", labels), combine_attrs="drop_conflicts", join="exact")
+    result = xr.concat(parts, dim=xr.Variable("optimizer", labels), combine_attrs="drop_conflicts", join="exact")
+    # What differs between the parts is kept by label, so that the file says how each was run.
+    configs = [json.loads(part.attrs["config"]) for part in parts]
+    by_label = {label: config.pop("optimizer") for label, config in zip(optimizers, configs, strict=True)}
+    return result.assign_attrs(config=json.dumps({**configs[0], "optimizers": by_label}))
