@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from mcnqm.engine import Job, March, Pool
 from mcnqm.progress import Meter
+from mcnqm.statistics import jackknife
 
-__all__ = ["REASONS", "RaceResult", "run_race"]
+__all__ = ["REASONS", "RaceResult", "run_race", "summarise"]
 
 Array = NDArray[np.float64]
 
@@ -48,7 +49,8 @@ class RaceResult:
     Attributes
     ----------
     steps : ndarray, shape (settings, 1 + replicates)
-        First step at or below the target, of all trajectories, then with each replicate left out; inf if none.
+        When the risk crosses the target, by linear interpolation between looks; of all trajectories, then with each
+        replicate left out; inf if never. The first step at or below the target is the next integer.
     reason : ndarray of int, shape (settings,)
         Index into `REASONS`.
     """
@@ -66,7 +68,7 @@ def run_race(
     *,
     max_steps: int,
     patience: float | None = None,
-    groups: NDArray[np.int64] | None = None,
+    may_settle: NDArray[np.bool_] | None = None,
 ) -> RaceResult:
     """Run all settings until each has hit its target, whichever replicate is left out, or cannot.
 
@@ -83,15 +85,15 @@ def run_race(
     max_steps : int
         Step limit.
     patience : float, optional
-        Once a setting has hit after t steps, others of its group go on to ``patience * t``.
-    groups : ndarray of int, shape (settings,), optional
-        Which settings compete. By default all.
+        Once a setting has hit after t steps, others go on to ``patience * t``.
+    may_settle : ndarray of bool, shape (settings,), optional
+        Where a risk that has stopped falling may be taken for its steady state. By default everywhere.
     """
     size = job.settings.size
     steps = np.full((size, 1 + replicates), np.inf)
     reason = np.full(size, _LIMIT)
-    group = np.zeros(size, dtype=np.int64) if groups is None else groups
-    deadline = np.full(group.max() + 1, np.inf)
+    settle = np.ones(size, dtype=np.bool_) if may_settle is None else may_settle
+    deadline = np.inf
     march = March(job, pool, meter)
     curve = _Curve(size, 1 + replicates)
     initial = job.problem.initial_risk
@@ -114,11 +116,11 @@ def run_race(
         reason[alive[finished]] = _REACHED
         if patience is not None:
             for s in alive[finished]:
-                deadline[group[s]] = min(deadline[group[s]], patience * float(steps[s].max()))
+                deadline = min(deadline, patience * float(steps[s].max()))
         diverged = np.isinf(risk[..., -1]).any(axis=1) & ~finished
         reason[alive[diverged]] = _DIVERGED
         # The estimate lags behind by the regression's window.
-        overtaken = (march.step > np.exp(_WINDOW) * deadline[group[alive]]) & ~finished & ~diverged
+        overtaken = (march.step > np.exp(_WINDOW) * deadline) & ~finished & ~diverged
         reason[alive[overtaken]] = _OVERTAKEN
         gone = finished | diverged | overtaken
 
@@ -126,7 +128,7 @@ def run_race(
             level = np.full(size, np.nan)
             level[alive] = np.log(np.where(np.isfinite(risk), risk, np.nan)).mean(axis=(1, 2))
             octaves.append((march.step, level))
-            steady = _steady(octaves, alive, initial) & ~gone
+            steady = _steady(octaves, alive, initial) & settle[alive] & ~gone
             reason[alive[steady]] = _STEADY
             gone |= steady
         if gone.any():
@@ -209,11 +211,23 @@ class _Curve:
         for a, k in zip(*np.nonzero(below.any(axis=2)), strict=True):
             j = int(below[a, k].argmax())
             found[a, k] = steps[j]
-            if j > 0 and steps[j] - steps[j - 1] > 1 and np.isfinite(risk[a, k, j - 1]):
+            if j > 0 and np.isfinite(risk[a, k, j - 1]):
                 above, under = risk[a, k, j - 1], risk[a, k, j]
                 share = (above - targets[a]) / (above - under)
-                found[a, k] = np.ceil(steps[j - 1] + share * (steps[j] - steps[j - 1]))
+                found[a, k] = steps[j - 1] + share * (steps[j] - steps[j - 1])
         return found
+
+
+def summarise(crossings: Array) -> tuple[Array, Array]:
+    """Best estimate and standard error of crossing times, shape (..., estimates).
+
+    Long runs: the jackknife's. A crossing within the first `_EXACT_UNTIL` steps, on a risk that is not smoothed, jumps
+    between dips of an oscillation rather than being a smooth function of the sample; correcting its bias would only
+    multiply the noise, so there the estimate is that of all trajectories, and the spread alone is taken.
+    """
+    corrected, stderr = jackknife(crossings)
+    whole = crossings[..., 0]
+    return np.where(whole > _EXACT_UNTIL, corrected, np.where(np.isfinite(corrected), whole, np.inf)), stderr
 
 
 def _steady(octaves: list[tuple[int, Array]], alive: NDArray[np.int64], initial: float) -> NDArray[np.bool_]:

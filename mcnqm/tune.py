@@ -18,6 +18,7 @@ from mcnqm.domains import choice, integer, positive, unit_interval
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import Number, domain_of, numeric_fields
 from mcnqm.problem import NoisyQuadratic
+from mcnqm.settings import batch_size_domain
 from mcnqm.statistics import jackknife
 from mcnqm.steps import steps_to_target
 
@@ -198,14 +199,15 @@ def _tune_line(route: Route, optimizer: Any, name: str, bounds: tuple[float, flo
         found = steps(places, rough=True)[:, 0]
         for _ in range(_WIDEN):
             best = int(found.argmin())
-            below, above = best == 0, best == places.size - 1
-            if not (below or above or not np.isfinite(found[best])):
+            nowhere = not np.isfinite(found[best])
+            below, above = best == 0 or nowhere, best == places.size - 1 or nowhere
+            if not (below or above):
                 break
             gap = places[1] - places[0]
             count = int(np.ceil(np.log(8.0) / gap))
-            more = (
-                places[0] - gap * np.arange(count, 0, -1) if not above else places[-1] + gap * np.arange(1, count + 1)
-            )
+            down = places[0] - gap * np.arange(count, 0, -1) if below else np.empty(0)
+            up = places[-1] + gap * np.arange(1, count + 1) if above else np.empty(0)
+            more = np.concatenate([down, up])
             if domain_of(optimizer, name) is unit_interval:
                 more = more[more >= 0]
             if not more.size:
@@ -288,7 +290,10 @@ def _fitted(route: Route, optimizer: Any, name: str, places: Array, found: Array
                 top, value, fitted = line[at], float(-np.log(fit(line)[at])), True
         tops.append(float(top))
         values.append(value)
-    (centre, log_steps), (spread, relative) = (np.array(x) for x in zip(*map(_jackknife, (tops, values)), strict=True))
+    short = bool(mean[best] <= _SHORT)
+    (centre, log_steps), (spread, relative) = (
+        np.array(x) for x in zip(*(_jackknife(x, short) for x in (tops, values)), strict=True)
+    )
     value = float(_from_line(optimizer, name, centre))
     slope = abs(float(_from_line(optimizer, name, centre + 1e-6) - _from_line(optimizer, name, centre - 1e-6))) / 2e-6
     steps = float(np.exp(log_steps))
@@ -308,9 +313,10 @@ def _mean(found: Array) -> Array:
     return np.where(np.isfinite(found).all(axis=1), found[:, 0], np.inf)
 
 
-def _jackknife(estimates: list[float]) -> tuple[float, float]:
+def _jackknife(estimates: list[float], short: bool) -> tuple[float, float]:
+    """Best estimate and error: in short runs, as in `summarise`, without correcting the bias."""
     value, error = jackknife(np.array(estimates))
-    return float(value), float(error)
+    return (estimates[0] if short else float(value)), float(error)
 
 
 def _tune_many(route: Route, optimizer: Any, search: Mapping[str, tuple[float, float]], seed: int) -> Tuned:
@@ -365,7 +371,7 @@ def _tune_many(route: Route, optimizer: Any, search: Mapping[str, tuple[float, f
         tops.append(top)
         values.append(float(np.log(found[best, k])) if value is None else value)
     centre, spread = jackknife(np.array(tops), axis=0)
-    log_steps, relative = _jackknife(values)
+    log_steps, relative = _jackknife(values, short=mean[best] <= _SHORT)
     result, errors = {}, {}
     for i, name in enumerate(names):
         result[name] = float(_from_line(optimizer, name, centre[i]))
@@ -481,11 +487,15 @@ def tune(
         "executor": executor,
         "threads": threads,
     }
-    batch = batch_size if isinstance(batch_size, xr.DataArray) else np.asarray(batch_size)
-    if not isinstance(batch, xr.DataArray):
-        batch = xr.DataArray(
-            batch, dims=["batch_size"][: batch.ndim], coords={"batch_size": batch} if batch.ndim else {}
-        )
+    batch_size_domain.check("batch_size", getattr(batch_size, "values", batch_size))
+    if np.ndim(batch_size) > 1:
+        raise ParameterError("batch_size", f"shape {np.shape(batch_size)}", "be a scalar or one-dimensional")
+    if isinstance(batch_size, xr.DataArray):
+        batch = batch_size
+    else:
+        plain = np.asarray(batch_size)
+        along = ["batch_size"] if plain.ndim else []
+        batch = xr.DataArray(plain, dims=along, coords=dict.fromkeys(along, plain))
     results = []
     for b in batch.values.reshape(-1):
         route = simulated_route(problem, b, target, **options) if simulated else exact_route(problem, b, target)

@@ -155,3 +155,50 @@ def test_an_edited_update_is_not_served_from_the_cache():
 
     assert rule(2.0).fingerprint == rule(2.0).fingerprint
     assert rule(2.0).fingerprint != rule(3.0).fingerprint
+
+
+def test_a_second_update_for_a_class_is_refused():
+    """Kernels compiled for the class would go on running the first."""
+
+    @mcnqm.hyperparameters(lr=positive)
+    class Twice(NamedTuple):
+        lr: float
+
+    @mcnqm.update_rule(Twice)
+    def one(p, c, g, theta, s):
+        return theta - p.lr * g, s
+
+    mcnqm.update_rule(Twice)(one)  # the same again is harmless
+    with pytest.raises(ParameterError, match="be defined anew"):
+
+        @mcnqm.update_rule(Twice)
+        def two(p, c, g, theta, s):
+            return theta - 2 * p.lr * g, s
+
+
+@mcnqm.hyperparameters(lr=positive)
+class ClockWithoutState(NamedTuple):
+    """Its coefficients need no memory."""
+
+    lr: float
+
+
+@mcnqm.update_rule(ClockWithoutState, clock=lambda p, k: (k, (p.lr,)))
+def _clock_without_state(p, c, g, theta, s):
+    return theta - c[0] * g, s
+
+
+def test_a_clock_without_state(small_problem):
+    own = mcnqm.simulate(small_problem, ClockWithoutState(lr=0.1), 4, 70, trajectories=3)
+    sgd = mcnqm.simulate(small_problem, SGD(lr=0.1), 4, 70, trajectories=3)
+    np.testing.assert_allclose(own.loss, sgd.loss, rtol=1e-12)
+
+
+def test_a_field_may_not_be_called_as_a_dimension_of_the_result(small_problem):
+    @mcnqm.hyperparameters(lr=positive)
+    class Odd(NamedTuple):
+        lr: float
+        step: float = 1.0
+
+    with pytest.raises(ParameterError, match="not have fields of a result's dimensions"):
+        mcnqm.simulate(small_problem, Odd(0.1), 4, 10)

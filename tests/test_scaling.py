@@ -34,11 +34,16 @@ def study():
 
 
 def test_simulated_steps_and_rates_agree_with_theory(study):
-    """At every batch size; |z| < 4.5, the errors including the local fit's own."""
+    """|z| < 4.5, the errors including the local fit's own.
+
+    Steps at every batch size. Rates where more than 250 steps are needed: with fewer, several rates share the smallest
+    whole number of steps, and the exact best is whichever of them is found first.
+    """
     linear = study.sel(optimizer=["sgd", "momentum"])
-    for name in ("steps", "effective_lr"):
-        z = (linear[name] - linear[f"analytic_{name}"]) / linear[f"{name}_stderr"]
+    for name, counted in (("steps", linear.steps > 0), ("effective_lr", linear.analytic_steps > 250)):
+        z = ((linear[name] - linear[f"analytic_{name}"]) / linear[f"{name}_stderr"]).where(counted)
         assert np.abs(z).max() < 4.5, (name, z.values)
+    assert (linear.analytic_steps > 250).sum() >= 6
     assert np.isnan(study.analytic_steps.sel(optimizer="adam")).all()
     assert not study.at_edge.any()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -148,6 +149,11 @@ def call(**changes):
         ({"progress": 3}, "progress", "got 3"),
         ({"optimizer": SGD(lr=xr.DataArray([0.1], dims="step"))}, "lr", "dimension 'step'"),
         (
+            {"batch_size": 8 * xr.DataArray([1, 4], dims="batch_size", coords={"batch_size": [1, 4]})},
+            "batch_size",
+            "labels",
+        ),
+        (
             {"optimizer": SGD(lr=xr.DataArray([0.1, 0.2], dims="k"), momentum=xr.DataArray([0.1] * 3, dims="k"))},
             "hyperparameters",
             "shared dimension",
@@ -165,6 +171,27 @@ def test_bad_input(changes, name, message):
 def test_threads_and_executor_together():
     with pytest.raises(ParameterError, match="threads must be None"):
         call(threads=2, executor=object())
+
+
+def test_steps_may_be_a_numpy_integer():
+    assert call(steps=np.int64(10), seed=np.uint64(3)).identical(call(steps=10, seed=3))
+
+
+def test_dense_records_in_stretches():
+    """More records than one stretch holds: the same numbers."""
+    dense = call(steps=9000, record=range(9001))
+    assert np.array_equal(call(steps=9000).loss, dense.loss.sel(step=call(steps=9000).step))
+
+
+def test_workers_stop_when_the_meter_fails():
+    class Failing(Count):
+        def advance(self, amount):
+            raise RuntimeError("no more")
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="no more"):
+        call(steps=200_000, progress=Failing())
+    assert threading.active_count() == before
 
 
 def test_an_error_in_a_worker_is_not_lost(monkeypatch):

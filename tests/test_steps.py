@@ -65,6 +65,28 @@ def test_reasons():
     assert hurried.reason.values.tolist() == ["reached", "overtaken"]
 
 
+def test_a_plateau_is_not_a_steady_state():
+    """Two time scales: the risk stands still for three octaves, then falls again."""
+    slow = NoisyQuadratic([1.0, 1e-5], noise=1e-9, initial_mean=[1.0, 400.0], initial_std=0.0)
+    exact = mcnqm.steps_to_target(slow, SGD(lr=0.5), 1, 0.3, method="analytic")
+    found = mcnqm.steps_to_target(slow, SGD(lr=0.5), 1, 0.3)
+    assert found.reason.item() == "reached"
+    assert float(found.steps) == pytest.approx(float(exact.steps), rel=1e-3)
+
+
+def test_errors_of_short_runs():
+    """Crossings within a few steps: the error is not zero, and covers (rms z below 2 over 40 seeds)."""
+    problem, optimizer = NoisyQuadratic.power_law(100), SGD(lr=0.8)
+    exact = float(mcnqm.steps_to_target(problem, optimizer, 1024, 1.0, method="analytic").steps)
+    found = [mcnqm.steps_to_target(problem, optimizer, 1024, 1.0, replicates=8, seed=seed) for seed in range(40)]
+    errors = np.array([float(f.steps_stderr) for f in found])
+    steps = np.array([float(f.steps) for f in found])
+    assert 3 < exact < 256
+    assert (errors > 0).all()
+    assert np.sqrt(np.mean(((steps - 0.5 - (exact - 0.5)) / np.hypot(errors, 0.3)) ** 2)) < 2, (steps, errors, exact)
+    assert steps.std() < 2 * errors.mean() + 0.5
+
+
 def test_deterministic_and_the_same_on_any_number_of_threads():
     swept = Adam(lr=[1e-3, 3e-3])
     once = mcnqm.steps_to_target(PROBLEM, swept, 16, 0.05, threads=1)
