@@ -124,7 +124,7 @@ def _labelled(name: str, value: Any) -> xr.DataArray:
         for dim in value.dims:
             if dim in RESERVED_DIMS:
                 raise ParameterError(name, f"dimension {dim!r}", f"not use the dimensions {RESERVED_DIMS} of a result")
-        if name in value.dims and (value.ndim > 1 or not np.array_equal(value[name], value)):
+        if name in value.coords and name in value.dims and (value.ndim > 1 or not np.array_equal(value[name], value)):
             # A result would carry the labels as if they were the values.
             raise ParameterError(name, f"labels {value[name].values}", "have its values as labels on its own dimension")
         return value.astype(np.float64)
