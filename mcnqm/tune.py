@@ -119,7 +119,7 @@ class _Simulated:
         else:
             count = next(iter(candidates.values())).size
             room = _NUMBERS / (self.problem.dim * count * 3 * options["replicates"])
-            effort = min(max(_LONG / expected, 1.0), _EFFORT)
+            effort = min(max(_LONG / max(expected, 1.0), 1.0), _EFFORT)
             options["trajectories"] = max(options["trajectories"], int(min(effort * options["trajectories"], room)))
         found = steps_to_target(
             self.problem, _zipped(optimizer, candidates), self.batch_size, self.target, patience=_PATIENCE, **options
@@ -229,7 +229,7 @@ def _tune_line(route: Route, optimizer: Any, name: str, bounds: tuple[float, flo
         mean = _mean(found)
         best = int(mean.argmin())
         if not np.isfinite(mean[best]):
-            if attempt == 0:
+            if attempt == 0 and high - low <= 4 * _SPAN:
                 # Between two narrow bounds nothing arrives; look around more widely.
                 return _tune_line(route, optimizer, name, _wider(optimizer, name, centre))
             return _unreachable([name])
@@ -279,9 +279,9 @@ def _fitted(route: Route, optimizer: Any, name: str, places: Array, found: Array
     near = np.isfinite(found).all(axis=1) & (mean <= _NEAR * mean[best])
     tops, values, fitted = [], [], False
     for k in range(found.shape[1]):
-        top, value = places[best], float(np.log(found[best, k]))
-        if near.sum() >= _ENOUGH:
-            speed = 1.0 / np.maximum(found[near, k], 0.5)
+        top, value = places[best], float(np.log(max(found[best, k], 1e-9)))  # 0 steps: reached at the start
+        if near.sum() >= _ENOUGH and mean[best] >= 1.0:
+            speed = 1.0 / found[near, k]
             fit = np.polynomial.Polynomial.fit(places[near], speed, 4)
             line = np.linspace(places[near][0], places[near][-1], 2001)
             at = int(fit(line).argmax())
@@ -296,12 +296,12 @@ def _fitted(route: Route, optimizer: Any, name: str, places: Array, found: Array
     )
     value = float(_from_line(optimizer, name, centre))
     slope = abs(float(_from_line(optimizer, name, centre + 1e-6) - _from_line(optimizer, name, centre - 1e-6))) / 2e-6
-    steps = float(np.exp(log_steps))
+    steps = float(np.exp(log_steps)) if mean[best] > 0 else 0.0
     if not route.exact:
         # Without a fit, the grid's spacing and what a neighbour differs by are part of the error.
         beside = [k for k in (best - 1, best + 1) if 0 <= k < places.size and np.isfinite(mean[k])]
         own_rate, own_steps = _FIT_RATE, _FIT_STEPS
-        if not fitted and beside:
+        if not fitted and beside and mean[best] > 0:
             own_rate = max(own_rate, 0.5 * float(np.diff(places).max()))
             own_steps = max(own_steps, 0.5 * min(float(mean[k] / mean[best] - 1.0) for k in beside))
         spread, relative = np.hypot(spread, own_rate), np.hypot(relative, own_steps)
@@ -367,9 +367,9 @@ def _tune_many(route: Route, optimizer: Any, search: Mapping[str, tuple[float, f
     near = np.isfinite(found).all(axis=1)
     tops, values = [], []
     for k in range(found.shape[1]):
-        top, value = _vertex(places[:, near], np.log(found[near, k]), places[:, best], reach)
+        top, value = _vertex(places[:, near], np.log(np.maximum(found[near, k], 1e-9)), places[:, best], reach)
         tops.append(top)
-        values.append(float(np.log(found[best, k])) if value is None else value)
+        values.append(float(np.log(max(found[best, k], 1e-9))) if value is None else value)
     centre, spread = jackknife(np.array(tops), axis=0)
     log_steps, relative = _jackknife(values, short=mean[best] <= _SHORT)
     result, errors = {}, {}

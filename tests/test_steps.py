@@ -120,6 +120,21 @@ def test_a_search_widens_by_itself():
     assert float(narrow.steps) == pytest.approx(float(wide.steps), rel=0.01)
 
 
+@pytest.mark.parametrize("method", ["simulate", "analytic"])
+def test_a_target_reached_at_the_start(method):
+    small = NoisyQuadratic.power_law(20)
+    best = mcnqm.tune(small, SGD(lr=1.0), {"lr": (0.1, 0.2)}, batch_size=1, target=50.0, method=method)
+    assert float(best.steps) == 0
+
+
+def test_bounds_far_below_the_best_rate():
+    """Nothing arrives between them: the search looks both ways."""
+    small = NoisyQuadratic.power_law(20)
+    best = mcnqm.tune(small, SGD(lr=1.0), {"lr": (1e-5, 1e-4)}, batch_size=16, target=0.05, max_steps=3000)
+    exact = mcnqm.tune(small, SGD(lr=1.0), {"lr": (1e-2, 1.0)}, batch_size=16, target=0.05, method="analytic")
+    assert float(best.steps) == pytest.approx(float(exact.steps), rel=0.1)
+
+
 def test_several_hyperparameters_beat_one():
     small = NoisyQuadratic.power_law(30)
     arguments = {"batch_size": 256, "target": 0.02, "method": "analytic"}
