@@ -329,7 +329,8 @@ def _tune_many(route: Route, optimizer: Any, search: Mapping[str, tuple[float, f
         return route.steps(optimizer, candidates, rough=rough)
 
     def objective(places: Array) -> Any:
-        found = evaluate(places.reshape(len(names), -1), rough=True)[:, 0]
+        # Not the rough estimate: with so few trajectories the search would find whichever candidate was luckiest.
+        found = _mean(evaluate(places.reshape(len(names), -1), rough=False))
         # Infinite steps are all alike to the search, and worse than anything.
         return np.where(np.isfinite(found), np.log(np.maximum(found, 1e-9)), 1e3)
 
@@ -365,12 +366,16 @@ def _tune_many(route: Route, optimizer: Any, search: Mapping[str, tuple[float, f
     mean = _mean(found)
     best = int(mean.argmin())
     near = np.isfinite(found).all(axis=1)
-    tops, values = [], []
+    tops, values, vertex = [], [], True
     for k in range(found.shape[1]):
         top, value = _vertex(places[:, near], np.log(np.maximum(found[near, k], 1e-9)), places[:, best], reach)
         tops.append(top)
+        vertex &= value is not None
         values.append(float(np.log(max(found[best, k], 1e-9))) if value is None else value)
     centre, spread = jackknife(np.array(tops), axis=0)
+    if not route.exact:
+        # Where the surface has no vertex nearby, the star's reach is how well its centre is known.
+        spread = np.hypot(spread, _FIT_RATE if vertex else reach)
     log_steps, relative = _jackknife(values, short=mean[best] <= _SHORT)
     result, errors = {}, {}
     for i, name in enumerate(names):
@@ -378,6 +383,8 @@ def _tune_many(route: Route, optimizer: Any, search: Mapping[str, tuple[float, f
         ends = _from_line(optimizer, name, centre[i] + np.array([-1e-6, 1e-6]))
         errors[name] = float(np.diff(ends)[0]) / 2e-6 * float(spread[i])
     steps = float(np.exp(log_steps))
+    if not route.exact:
+        relative = float(np.hypot(relative, _FIT_STEPS))
     return Tuned(result, errors, steps, steps * relative, edge)
 
 
