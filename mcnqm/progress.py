@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from types import TracebackType
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -76,14 +75,6 @@ class RichMeter:
     def close(self) -> None:
         """Take the bar away."""
         self._bar.stop()
-
-    def __enter__(self) -> RichMeter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def meter_of(progress: Any) -> Meter:

@@ -162,8 +162,8 @@ def run(
         further tuned hyperparameters under their names, ``analytic_steps``, ``analytic_effective_lr`` (NaN without a
         closed form) and ``in_regime``. Over ``optimizer``: ``slope`` of log effective rate against log batch size in
         the small-batch regime, ``S_min`` (steps), ``E_min`` (examples) and ``B_crit`` (examples) of
-        (S / S_min - 1)(E / E_min - 1) = 1, each with ``_low`` and ``_high`` of a 95 % interval. Over ``batch_size``:
-        ``information_bound`` and ``bayes_bound``, in steps.
+        (S / S_min - 1)(E / E_min - 1) = 1, each with ``_low`` and ``_high`` of a 95 % interval, and that fit's
+        ``misfit``. Over ``batch_size``: ``information_bound`` and ``bayes_bound``, in steps.
 
     Raises
     ------
