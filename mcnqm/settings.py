@@ -15,12 +15,28 @@ from numpy.typing import NDArray
 
 from mcnqm.domains import Domain
 from mcnqm.errors import ParameterError
-from mcnqm.optimizers import numeric_fields
+from mcnqm.optimizers import SGD, numeric_fields
 
-__all__ = ["RESERVED_DIMS", "Settings", "batch_size_domain", "settings_of"]
+__all__ = ["NO_BATCH_SIZE", "RESULT_NAMES", "THEORY_NAMES", "Settings", "batch_size_domain", "settings_of"]
 
-RESERVED_DIMS = ("trajectory", "step", "coordinate", "estimate", "moment", "statistic")
-"""Dimensions of a result that no hyperparameter may use."""
+RESULT_NAMES = (
+    *("trajectory", "step", "coordinate", "estimate", "optimizer"),
+    *("loss", "risk", "risk_stderr", "diverged", "theta"),
+    *("steps", "steps_stderr", "steps_jackknife", "reason", "at_edge"),
+)
+"""Dimensions and variables of results, which neither a hyperparameter nor a dimension of one may be called."""
+
+THEORY_NAMES = (
+    *("moment", "statistic", "to", "of"),
+    *("theta_mean", "theta_variance", "momentum_mean", "momentum_variance", "theta_momentum_covariance"),
+    *("average_mean", "average_variance", "transition", "bound", "exact"),
+    *("spectral_radius", "decay", "slowest", "relaxation", "largest_stable_lr"),
+    *("z", "z_independent", "consistent", "p_value", "agrees"),
+)
+"""The same of results that only linear optimizers have."""
+
+NO_BATCH_SIZE: Any = object()
+"""In place of the batch size where an answer does not depend on it: a dimension ``batch_size`` is free to use then."""
 
 batch_size_domain = Domain("be >= 1", lambda x: x >= 1)
 
@@ -65,7 +81,7 @@ def settings_of(optimizer: Any, batch_size: Any, **extra: Any) -> Settings:
         Such as ``SGD(lr=[0.1, 0.2])``. A 1-D array makes a dimension of its own name; a DataArray keeps its
         dimensions; two DataArrays on one dimension are zipped.
     batch_size : Number
-        Examples per step, at least 1.
+        Examples per step, at least 1; or `NO_BATCH_SIZE`.
     **extra : Number
         Further parameters to broadcast along, already checked by the caller.
 
@@ -76,8 +92,8 @@ def settings_of(optimizer: Any, batch_size: Any, **extra: Any) -> Settings:
     Raises
     ------
     ParameterError
-        If a value is out of range, a dimension's name is reserved, or two hyperparameters disagree about the
-        length or the labels of a shared dimension.
+        If a value is out of range, a dimension has the name of something in a result or of a hyperparameter that does
+        not vary along it, or two hyperparameters disagree about the length or the labels of a shared dimension.
 
     Examples
     --------
@@ -93,16 +109,29 @@ def settings_of(optimizer: Any, batch_size: Any, **extra: Any) -> Settings:
     >>> B = xr.DataArray([1.0, 4.0], dims="batch_size", coords={"batch_size": [1, 4]})
     >>> settings_of(SGD(lr=0.1 * B), batch_size=B).values["lr"]
     array([0.1, 0.4])
+    >>> settings_of(SGD(lr=0.1 * B), batch_size=4)
+    Traceback (most recent call last):
+        ...
+    mcnqm.errors.ParameterError: lr must use a hyperparameter's name for a dimension only where that one varies along
+    it, and along nothing else, got "dimension 'batch_size'"
     """
-    numbers = {**numeric_fields(optimizer), "batch_size": batch_size, **extra}
-    batch_size_domain.check("batch_size", getattr(batch_size, "values", batch_size))
-    arrays = {name: _labelled(name, value) for name, value in numbers.items()}
+    if batch_size is not NO_BATCH_SIZE:
+        batch_size_domain.check("batch_size", getattr(batch_size, "values", batch_size))
+        extra = {"batch_size": batch_size, **extra}
+    fields = numeric_fields(optimizer)
+    for name in fields:
+        if name in RESULT_NAMES or name in extra:
+            allowed = f"not have fields named like parts of a result ({', '.join([*RESULT_NAMES, *extra])})"
+            raise ParameterError("optimizer", f"field {name!r}", allowed)
+    arrays = {name: _labelled(name, value) for name, value in {**fields, **extra}.items()}
+    _check_dims(arrays, optimizer)
     swept = {name: array for name, array in arrays.items() if array.ndim}
     try:
         spread = dict(zip(swept, xr.broadcast(*_aligned(swept)), strict=True)) if swept else {}
     except ValueError as error:
         lengths = {name: dict(array.sizes) for name, array in arrays.items() if array.ndim}
-        raise ParameterError("hyperparameters", lengths, "agree on every shared dimension") from error
+        allowed = "agree on the length and the labels of every shared dimension"
+        raise ParameterError("hyperparameters", lengths, allowed) from error
     first = next(iter(spread.values())) if spread else xr.DataArray(0.0)
     dims = tuple(str(dim) for dim in first.dims)
     values = {}
@@ -121,15 +150,15 @@ def _aligned(arrays: Mapping[str, xr.DataArray]) -> tuple[xr.DataArray, ...]:
 
 def _labelled(name: str, value: Any) -> xr.DataArray:
     if isinstance(value, xr.DataArray):
-        for dim in value.dims:
-            if dim in RESERVED_DIMS:
-                raise ParameterError(name, f"dimension {dim!r}", f"not use the dimensions {RESERVED_DIMS} of a result")
-        if name in value.coords and name in value.dims and (value.ndim > 1 or not np.array_equal(value[name], value)):
-            # A result would carry the labels as if they were the values.
-            raise ParameterError(name, f"labels {value[name].values}", "have its values as labels on its own dimension")
-        return value.astype(np.float64)
-    if name in RESERVED_DIMS:
-        raise ParameterError("optimizer", name, f"not have fields of a result's dimensions {RESERVED_DIMS}")
+        if value.dims == (name,):
+            if name not in value.coords:
+                # Without labels of its own it would take those of another array on that dimension.
+                value = value.assign_coords({name: (name, value.values, value.attrs)})
+            elif not np.array_equal(value[name], value):
+                # A result would carry the labels as if they were the values.
+                allowed = "have its values as labels on its own dimension"
+                raise ParameterError(name, f"labels {value[name].values}", allowed)
+        return xr.DataArray(value.astype(np.float64))
     array = np.asarray(value, dtype=np.float64)
     if array.ndim == 0:
         return xr.DataArray(array)
@@ -138,16 +167,31 @@ def _labelled(name: str, value: Any) -> xr.DataArray:
     return xr.DataArray(array, dims=name, coords={name: array})
 
 
+def _check_dims(arrays: Mapping[str, xr.DataArray], optimizer: Any) -> None:
+    """Refuse dimensions (and levels of their labels) whose names a result needs for something else."""
+    taken = RESULT_NAMES + (THEORY_NAMES if isinstance(optimizer, SGD) else ())
+    for name, array in arrays.items():
+        for dim in dict.fromkeys([*array.dims, *array.xindexes]):
+            if not isinstance(dim, str):
+                raise ParameterError(name, f"dimension {dim!r}", "have dimensions named by strings")
+            if dim in taken:
+                allowed = f"not use the names in a result for a dimension ({', '.join(taken)})"
+                raise ParameterError(name, f"dimension {dim!r}", allowed)
+            if (dim in arrays and arrays[dim].dims != (dim,)) or dim in optimizer._switches:
+                allowed = (
+                    "use a hyperparameter's name for a dimension only where that one varies along it, "
+                    "and along nothing else"
+                )
+                raise ParameterError(name, f"dimension {dim!r}", allowed)
+
+
 def _coords(arrays: Mapping[str, xr.DataArray]) -> dict[str, xr.DataArray]:
     coords: dict[str, xr.DataArray] = {}
-    for array in arrays.values():  # labels that the user gave to shared dimensions
+    for array in arrays.values():  # labels of dimensions, shared or a hyperparameter's own
         for dim in array.dims:
             if dim in array.coords:
                 coords.setdefault(str(dim), array.coords[dim].reset_coords(drop=True))
     for name, array in arrays.items():
-        if name in array.dims and name in array.coords:
-            continue  # its own dimension's labels already say it
-        if name in coords or (name in array.dims and array.ndim > 1):
-            continue
-        coords[name] = array.reset_coords(drop=True)
+        if name not in coords:
+            coords[name] = array.reset_coords(drop=True)
     return coords

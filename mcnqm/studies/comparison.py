@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from mcnqm.errors import ParameterError
-from mcnqm.optimizers import SGD, Adam, Number
+from mcnqm.optimizers import SGD, Adam, Number, numeric_fields
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.settings import settings_of
 from mcnqm.simulate import simulate
@@ -38,7 +38,7 @@ def compare(
     ----------
     problem : NoisyQuadratic
     optimizers : mapping of str to optimizer
-        Label to optimizer. With more than one, hyperparameters must be scalar; the batch size may vary.
+        Label to optimizer. With more than one, hyperparameters must be scalar or follow the batch size.
     batch_size : Number
         Examples per step.
     steps : int
@@ -49,7 +49,8 @@ def compare(
     Returns
     -------
     xarray.Dataset
-        What `mcnqm.simulate` returns, along a first dimension ``optimizer`` with the labels.
+        What `mcnqm.simulate` returns, along a first dimension ``optimizer`` with the labels. The hyperparameters of
+        several optimizers are in ``attrs["config"]``, not coordinates: they differ by label, or are not there at all.
 
     Raises
     ------
@@ -67,16 +68,17 @@ def compare(
     if not optimizers:
         raise ParameterError("optimizers", dict(optimizers), "not be empty")
     if len(optimizers) > 1:
+        along = getattr(batch_size, "dims", ("batch_size",))
         for label, optimizer in optimizers.items():
-            swept = [dim for dim in settings_of(optimizer, 1).dims if dim != "batch_size"]
+            swept = [dim for dim in settings_of(optimizer, batch_size).dims if dim not in along]
             if swept:
                 allowed = "have scalar hyperparameters when several optimizers are compared"
                 raise ParameterError(f"optimizer {label!r}", f"a sweep over {', '.join(swept)}", allowed)
     parts = []
     for optimizer in optimizers.values():
         runs = simulate(problem, optimizer, batch_size, steps, **options)
-        scalars = [name for name, array in runs.coords.items() if array.ndim == 0 and name != "batch_size"]
-        parts.append(runs.drop_vars(scalars) if len(optimizers) > 1 else runs)
+        own = [name for name in numeric_fields(optimizer) if name in runs.coords]
+        parts.append(runs.drop_vars(own) if len(optimizers) > 1 else runs)
     labels = np.array(list(optimizers), dtype=str)
     result = xr.concat(parts, dim=xr.Variable("optimizer", labels), combine_attrs="drop_conflicts", join="exact")
     # What differs between the parts is kept by label, so that the file says how each was run.
