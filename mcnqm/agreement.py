@@ -46,6 +46,9 @@ _SINGULAR = 1e-9
 _ROUNDING = 1e-9
 """Relative size of differences that rounding may make."""
 
+_CERTAIN = 20 * _ROUNDING
+"""Relative size of deviations that a coordinate without randomness may have."""
+
 
 class Theory(NamedTuple):
     """A closed form on trial: three functions with the signatures and answers of those in `mcnqm.analytic`.
@@ -110,7 +113,8 @@ def agreement(
     xarray.Dataset
         - ``z`` (…, moment, step): standard normal each under agreement, pooled over coordinates: the sum of
           squared errors of the means, the sample variances, the covariance with the momentum buffer (of what is
-          left of m after regression on θ), and the risk. Correlated between steps. NaN where there is nothing random.
+          left of m after regression on θ), and the risk. Correlated between steps. NaN where there is nothing random,
+          or no more than rounding.
         - ``z_independent`` (…, statistic, step): the same deviations as independent standard normals, from the
           innovations: mean, dependence on the previous θ and m, variance; exactly, for any number of trajectories.
         - ``consistent`` (…): whether the theory's moments, transitions and risk fit each other to 1e-9.
@@ -238,17 +242,28 @@ class _Exact:
             self.transition[:, where] = power[:, np.newaxis]
             self.noise[:, where] = noise[:, :1]
         self.noise[:, 0] = self.covariance[:, 0]
-        # Rounding is relative to where a coordinate has been.
-        size = np.hypot(np.sqrt(self.covariance[..., 0, 0]), self.mean[..., 0]).max(axis=1, keepdims=True)
-        speed = self.weight * 2 * size if self.buffer else size
-        self.scale = np.stack([size, speed], axis=-1)[..., : self.mean.shape[-1]]
+        self.scale = self._scale()
+
+    def _scale(self) -> Array:
+        """What rounding is relative to: where a coordinate has been, or could have come to from there.
+
+        Not where it will be: beside the end of an unstable run, everything at its start would look like rounding.
+        """
+        size = np.hypot(np.sqrt(self.covariance[..., 0, 0]), self.mean[..., 0])
+        both = np.stack([size, self.weight * 2 * size], axis=-1)[..., : self.mean.shape[-1]]
+        so_far = np.maximum.accumulate(both, axis=1)
+        scale = so_far.copy()
+        for k in range(1, scale.shape[1]):
+            reach = np.einsum("siab,sib->sia", np.abs(self.transition[:, k]), scale[:, k - 1])
+            scale[:, k] = np.fmin(np.maximum(so_far[:, k], reach), so_far[:, -1])
+        return scale
 
     def consistent(self, s: int) -> bool:
         """Whether moments follow from each other by the transitions, and the risk from the moments."""
         A, before = self.transition[s, 1:], self.covariance[s, :-1]
         carried = A @ before @ A.swapaxes(-1, -2) + self.noise[s, 1:]
         mean = (A @ self.mean[s, :-1, :, :, np.newaxis])[..., 0]
-        unit = self.scale[s]
+        unit = self.scale[s, 1:]
         tolerance = _ROUNDING * np.maximum(unit[..., :, np.newaxis] * unit[..., np.newaxis, :], np.abs(carried))
         second = self.covariance[s, :, :, 0, 0] + self.mean[s, :, :, 0] ** 2
         risk = (self.weight * second).sum(axis=-1)
@@ -270,7 +285,7 @@ def _standardise(deviation: Array, covariance: Array, scale: Array) -> tuple[Arr
     random[:, 0] = variance > (_ROUNDING * scale[:, 0]) ** 2
     first = random[:, 0]
     out[:, first, 0] = deviation[:, first, 0] / np.sqrt(variance[first])
-    certain = np.abs(deviation[:, ~first, 0]) <= 2 * _ROUNDING * scale[~first, 0] * 10
+    certain = np.abs(deviation[:, ~first, 0]) <= _CERTAIN * scale[~first, 0]
     settled = bool(certain.all())
     if deviation.shape[-1] == 2:
         slope = np.where(first, covariance[:, 0, 1] / np.where(first, variance, 1.0), 0.0)
@@ -291,35 +306,45 @@ def _marginal_z(exact: _Exact, s: int, k: int, state: Array) -> Array:
     result = np.full(len(_MOMENTS), np.nan)
     mean, covariance = exact.mean[s, k], exact.covariance[s, k]
     deviation = state - mean
-    normal, random, _ = _standardise(deviation, covariance, exact.scale[s, 0])
+    scale = exact.scale[s, k]
+    normal, random, _ = _standardise(deviation, covariance, scale)
     count = state.shape[0]
     for variable in range(state.shape[-1]):
         spread = covariance[:, variable, variable]
-        seen = spread > (_ROUNDING * exact.scale[s, 0, :, variable]) ** 2
+        seen = spread > (_ROUNDING * scale[:, variable]) ** 2
         if not seen.any():
             continue
         normed = deviation[:, seen, variable] / np.sqrt(spread[seen])
         average = normed.mean(axis=0)
         result[2 * variable] = chi_square_z(count * float(average @ average), int(seen.sum()))
         result[2 * variable + 1] = chi_square_z(float((normed**2).sum()), normed.size)
-    if exact.buffer and random[:, 1].any():
-        both = random.all(axis=-1)
+    both = random.all(axis=-1)
+    if exact.buffer and both.any():
         u, v = normal[:, both, 0], normal[:, both, 1]
         result[4] = float((u * v).sum() / np.sqrt((u**2).sum()))
-    # Loss: sum of w (μ + σ u)², with cumulants w σ² + w μ², 2 w² σ⁴ + 4 w² σ² μ², 8 w³ σ⁶ + 24 w³ σ⁴ μ².
-    w, square = exact.weight, mean[:, 0] ** 2
-    variance = np.where(random[:, 0], covariance[:, 0, 0], 0.0)
-    unit = float((w * (variance + square)).max())
-    if random[:, 0].any():
-        a, q = w * variance / unit, w * square / unit  # so that powers do not underflow
-        cumulants = (
-            float((a + q).sum()),
-            float((a * (2 * a + 4 * q)).sum()) / count,
-            float((a**2 * (8 * a + 24 * q)).sum()) / count**2,
-        )
-        loss = float((w * state[..., 0] ** 2).sum(axis=-1).mean())
-        result[5] = weighted_chi_square_z(loss / unit, cumulants)
+    loss = (exact.weight * state[..., 0] ** 2).sum(axis=-1).mean()
+    result[5] = _loss_z(float(loss), count, exact.weight, mean[:, 0], covariance[:, 0, 0], scale[:, 0], random[:, 0])
     return result
+
+
+def _loss_z(
+    loss: float, count: int, weight: Array, mean: Array, variance: Array, scale: Array, random: NDArray[np.bool_]
+) -> float:
+    """Z-score of the mean loss of `count` trajectories; NaN where its law is narrower than rounding."""
+    # Sum of w (μ + σ u)², with cumulants w σ² + w μ², 2 w² σ⁴ + 4 w² σ² μ², 8 w³ σ⁶ + 24 w³ σ⁴ μ².
+    unit = float((weight * (variance + mean**2)).max())
+    if unit == 0.0:
+        return float("nan")
+    a, q = weight * variance / unit, weight * mean**2 / unit  # so that powers do not underflow
+    expected, spread = float((a + q).sum()), float((a * (2 * a + 4 * q)).sum()) / count
+    # What rounding may do to the coordinates that should be certain, each by as much as `_standardise` lets pass.
+    slip = np.where(random, 0.0, _CERTAIN * scale)
+    slack = float((weight * slip * (2 * np.abs(mean) + slip)).sum()) / unit
+    if np.sqrt(spread) <= slack:
+        off = loss / unit - expected
+        return float("nan") if abs(off) <= slack else float(np.copysign(np.inf, off))
+    third = float((a**2 * (8 * a + 24 * q)).sum()) / count**2
+    return weighted_chi_square_z(loss / unit, (expected, spread, third))
 
 
 def _innovation_z(exact: _Exact, s: int, k: int, state: Array) -> Array:
@@ -331,8 +356,8 @@ def _innovation_z(exact: _Exact, s: int, k: int, state: Array) -> Array:
     if k > 0:
         last = state[k - 1] - exact.mean[s, k - 1]
         innovation = innovation - np.einsum("iab,rib->ria", exact.transition[s, k], last)
-        before, known, _ = _standardise(last, exact.covariance[s, k - 1], exact.scale[s, 0])
-    normal, random, settled = _standardise(innovation, exact.noise[s, k], exact.scale[s, 0])
+        before, known, _ = _standardise(last, exact.covariance[s, k - 1], exact.scale[s, k - 1])
+    normal, random, settled = _standardise(innovation, exact.noise[s, k], exact.scale[s, k])
     if not settled:
         result[:] = np.inf
         return result

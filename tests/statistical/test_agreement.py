@@ -185,6 +185,22 @@ def test_an_inconsistent_theory_is_rejected_without_data():
     assert not bool(report.agrees)
 
 
+def test_a_fault_at_an_unstable_rate_is_rejected():
+    check(CONTROL, SGD(lr=2.5), 4, 200, theory=recursion())
+    with pytest.raises(AssertionError, match="p = "):
+        check(CONTROL, SGD(lr=2.5), 4, 200, theory=recursion("rate off by 1 %"))
+
+
+def test_a_fault_early_in_an_unstable_run_is_rejected():
+    """The run's start is tiny beside its end, but it is not rounding: all of it counts."""
+    problem, optimizer = NoisyQuadratic([1.0], noise=[1.0]), SGD(lr=3.0)
+    moments = lambda *a, **k: analytic.moments(*a, **k) * (1 + 0.1 * (analytic.moments(*a, **k).step == 2))  # noqa: E731
+    report = agreement(problem, optimizer, 4, 100, theory=EXACT._replace(moments=moments), trajectories=16)
+    assert not bool(report.consistent)
+    early = agreement(problem, optimizer, 4, 100, trajectories=16).z_independent
+    assert not np.isnan(early.sel(statistic="theta_variance", step=early.step < 20)).any()
+
+
 # ------------------------------------------------------------------------------------------------------ the report
 
 
@@ -224,6 +240,42 @@ def test_marginal_z_are_standard_normal():
     )
     assert np.abs(z.mean(axis=0)).max() < 5 / np.sqrt(200), z.mean(axis=0)
     assert np.abs(z.var(axis=0) - 1).max() < 5 * np.sqrt(2 / 200), z.var(axis=0)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [SGD(lr=2.2), SGD(lr=5.0), SGD(lr=4.5, momentum=0.9), SGD(lr=2.0, momentum=0.9, nesterov=True)]
+)
+def test_z_of_an_unstable_rate_is_finite(optimizer):
+    """|z| < 5.5: false alarm below 1e-6 over all of them."""
+    report = agreement(NoisyQuadratic.power_law(20), optimizer, 8, 200, trajectories=64, error_rate=ERROR_RATE)
+    assert float(analytic.largest_stable_lr(NoisyQuadratic.power_law(20), optimizer).largest_stable_lr) < optimizer.lr
+    assert bool(report.agrees)
+    assert np.abs(report.z).max() < 5.5
+    assert not np.isnan(report.z.sel(moment="risk")).any()
+
+
+def test_z_of_the_risk_is_nan_within_rounding():
+    """One coordinate has shrunk to what rounding may be, and hides another that never was more."""
+    shrunk = NoisyQuadratic([1.0, 1e-6], noise=0.0, initial_std=[1.0, 1e-12])
+    z = agreement(shrunk, SGD(lr=0.5), 1, 40, trajectories=64, record=[0, 40]).z.sel(moment="risk")
+    assert np.isfinite(z[0])
+    assert np.isnan(z[1])
+    # Nothing random at all, and next to nothing beside something certain.
+    certain = NoisyQuadratic([1.0, 0.1], noise=0.0, initial_mean=1.0, initial_std=[0.0, 0.0])
+    assert np.isnan(agreement(certain, SGD(lr=0.5), 1, 40, trajectories=8).z).all()
+    faint = NoisyQuadratic([1.0, 0.1], noise=0.0, initial_mean=[1.0, 0.0], initial_std=[0.0, 1e-6])
+    z = agreement(faint, SGD(lr=1e-3), 1, 40, trajectories=8).z
+    assert np.isnan(z.sel(moment="risk")).all()
+    assert np.isfinite(z.sel(moment="theta_variance")).all()
+
+
+def test_z_of_the_risk_shows_a_certain_coordinate_that_is_wrong():
+    certain = NoisyQuadratic([1.0, 0.1], noise=0.0, initial_mean=1.0, initial_std=0.0)
+    slow = lambda f: lambda p, o, *a, **k: f(p, o._replace(lr=0.99 * o.lr), *a, **k)  # noqa: E731
+    wrong = Theory(slow(analytic.moments), slow(analytic.transition), slow(analytic.risk))
+    report = agreement(certain, SGD(lr=0.5), 1, 40, trajectories=8, theory=wrong)
+    assert (report.z.sel(moment="risk")[1:] == -np.inf).all()
+    assert not bool(report.agrees)
 
 
 # ----------------------------------------------------------------------------------------------------- calibration
