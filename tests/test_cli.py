@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -141,6 +142,29 @@ def test_interruption_leaves_no_traceback_and_no_file(tmp_path):
     assert "Interrupted; no result was written." in err
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def in_this_process(monkeypatch, capsys, line):
+    """A command line without a process of its own, in a terminal of 80 columns: exit code, output and errors."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", shlex.split(line))
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    shown = capsys.readouterr()
+    return stopped.value.code or 0, shown.out, shown.err
+
+
+def test_verify_shows_the_largest_z_of_every_moment(monkeypatch, capsys):
+    """A momentum buffer is certain at the start, an unstable rate ends far from there: neither is in the way."""
+    line = 'mcnqm verify -o "sgd lr=0.05 momentum=0.9" -o "sgd lr=2.5" -b 4 -n 100 -r 32 -d 10'
+    code, out, _ = in_this_process(monkeypatch, capsys, line)
+    assert code == 0, out
+    rows = [line.split() for line in out.splitlines() if line.endswith("agree    ")]
+    assert len(rows) == 2
+    z = [[float(word) for word in row[row.index("4") + 1 : -1]] for row in rows]
+    assert [len(entries) for entries in z] == [7, 4], "six moments and p; three for plain SGD"
+    assert max(map(max, z)) < 5.5
+    assert all(len(line) <= 80 for line in out.splitlines())
 
 
 def test_help_teaches():
