@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +23,15 @@ from numpy.typing import NDArray
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.loops import LANES, Shard
-from mcnqm.kernels.shards import ShardState, advance_shard, new_cancel_flag
-from mcnqm.kernels.updates import HeavyBall, Nesterov, PlainSGD
+from mcnqm.kernels.shards import ShardResult, ShardState, advance_shard, new_cancel_flag
+from mcnqm.kernels.updates import HeavyBall, Nesterov, PlainSGD, rule_of
 from mcnqm.optimizers import SGD
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import Meter
 from mcnqm.settings import Settings
+from mcnqm.statistics import normal_strata
 
-__all__ = ["Job", "March", "Pool", "kernel_form", "run_loss", "run_paths"]
+__all__ = ["Job", "Losses", "March", "Pool", "has_twin", "kernel_form", "run_loss", "run_paths", "twin_cells"]
 
 T = TypeVar("T")
 
@@ -63,8 +64,8 @@ def kernel_form(optimizer: Any, values: dict[str, NDArray[np.float64]]) -> tuple
     else:
         size = next(iter(values.values())).size
         columns.update({name: np.full(size, float(getattr(optimizer, name))) for name in optimizer._switches})
-    fields: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]
-    return kind, np.stack([columns[name] for name in fields])
+    names: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]
+    return kind, np.stack([columns[name] for name in names])
 
 
 class Pool:
@@ -139,6 +140,8 @@ class Job:
         64 bits.
     per_example : bool
         Draw every example, rather than the law of their mean.
+    cells : int
+        Run a mean-field twin beside every lane, its rates by so many cells of the starting point's law; 0: none.
     """
 
     problem: NoisyQuadratic
@@ -147,6 +150,7 @@ class Job:
     trajectories: NDArray[np.uint32]
     seed: int
     per_example: bool = False
+    cells: int = 0
 
     @property
     def lanes(self) -> int:
@@ -156,8 +160,40 @@ class Job:
     @cached_property
     def form(self) -> tuple[type, NDArray[np.float64]]:
         """Hyperparameters as kernels know them, the batch size last: see `kernel_form`."""
-        kind, fields = kernel_form(self.optimizer, {k: v for k, v in self.settings.values.items() if k != "batch_size"})
-        return kind, np.vstack([fields, self.settings.values["batch_size"]])
+        kind, rows = kernel_form(self.optimizer, {k: v for k, v in self.settings.values.items() if k != "batch_size"})
+        return kind, np.vstack([rows, self.settings.values["batch_size"]])
+
+
+def has_twin(optimizer: Any) -> bool:
+    """Whether the optimizer has a mean-field twin, for use as a control variate."""
+    return not isinstance(optimizer, SGD) and rule_of(type(optimizer)).twin is not None
+
+
+def twin_cells(trajectories: int) -> int:
+    """Cells for the twins of so many trajectories: more explain more, and cost as much as a trajectory each."""
+    return min(max(trajectories // 8, 1), 8)
+
+
+class Losses(NamedTuple):
+    """Losses of lanes at recorded steps.
+
+    Attributes
+    ----------
+    loss : ndarray, shape (settings, trajectories, records)
+    twin : ndarray, shape (settings, trajectories, records), or None
+        Loss of the mean-field twin on the same noise.
+    expected : ndarray, shape (settings, records), or None
+        Its expectation, exact.
+    """
+
+    loss: NDArray[np.float64]
+    twin: NDArray[np.float64] | None
+    expected: NDArray[np.float64] | None
+
+    def join(self, others: list[Losses]) -> Losses:
+        """These records, then those of the others."""
+        columns = zip(self, *others, strict=True)
+        return Losses(*(None if parts[0] is None else np.concatenate(parts, axis=-1) for parts in columns))
 
 
 @dataclass(frozen=True)
@@ -181,17 +217,20 @@ class _Coordinates:
     noise: NDArray[np.float64]
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
+    edges: NDArray[np.float64]
+    second: NDArray[np.float64]
+    share: NDArray[np.float64]
 
     def __getitem__(self, part: slice | NDArray[np.int64]) -> _Coordinates:
-        return _Coordinates(self.index[part], self.curvature[part], self.noise[part], self.mean[part], self.std[part])
+        return _Coordinates(*(getattr(self, field.name)[part] for field in fields(self)))
 
 
-def _coordinates(problem: NoisyQuadratic) -> _Coordinates:
+def _coordinates(problem: NoisyQuadratic, cells: int = 0) -> _Coordinates:
     entry = np.repeat(np.arange(problem.size), problem.multiplicity)
-    return _Coordinates(
-        np.arange(problem.dim, dtype=np.uint32),
-        *(a[entry] for a in (problem.curvature, problem.noise, problem.initial_mean, problem.initial_std)),
-    )
+    columns = [a[entry] for a in (problem.curvature, problem.noise, problem.initial_mean, problem.initial_std)]
+    nothing = np.empty((problem.dim, 0))
+    strata = normal_strata(*columns[2:], cells) if cells else (nothing, nothing, nothing)
+    return _Coordinates(np.arange(problem.dim, dtype=np.uint32), *columns, *strata)
 
 
 def _parts(total: int, most: int) -> list[slice]:
@@ -238,11 +277,14 @@ def _shard(job: Job, tile: _Tile, part: _Coordinates, start: int, record: NDArra
         stop=int(record[-1]),
         record=record,
         keep=keep,
+        edges=part.edges,
+        second=part.second,
+        share=part.share,
     )
 
 
 def _out(kind: type, by_setting: bool, shard: Shard, cancel: Any) -> NDArray[np.float64]:
-    return np.ascontiguousarray(advance_shard(kind, by_setting, shard, cancel=cancel)[0])
+    return np.ascontiguousarray(advance_shard(kind, by_setting, shard, cancel=cancel).out)
 
 
 class March:
@@ -261,7 +303,7 @@ class March:
     """
 
     def __init__(self, job: Job, pool: Pool, meter: Meter, *, most_lanes: int = LANES) -> None:
-        everything = _coordinates(job.problem)
+        everything = _coordinates(job.problem, job.cells)
         size = max(_SMALLEST_BLOCK, math.ceil(job.problem.dim / _REDUCTION_BLOCKS))
         self._blocks = [everything[start : start + size] for start in range(0, job.problem.dim, size)]
         self._job, self._pool, self._meter, self._most_lanes = job, pool, meter, most_lanes
@@ -270,8 +312,8 @@ class March:
         self.alive = np.arange(job.settings.size)
         """Indices of the settings that still run."""
 
-    def advance(self, record: NDArray[np.int64], *, last: bool = False) -> NDArray[np.float64]:
-        """Run to ``record[-1]`` and return the loss of what is alive, shape (alive, trajectories, records).
+    def advance(self, record: NDArray[np.int64], *, last: bool = False) -> Losses:
+        """Run to ``record[-1]`` and return the losses of what is alive.
 
         Parameters
         ----------
@@ -288,55 +330,64 @@ class March:
         def tasks() -> Iterator[tuple[Any, ...]]:
             for tile, lanes in zip(tiles, real, strict=True):
                 for b, block in enumerate(self._blocks):
-                    before = None
-                    if states is not None:
-                        at = (slice(None), slice(None), tile.trajectories, tile.settings)
-                        before = ShardState(states[b].lanes[at], states[b].clock[:, tile.settings])
+                    before = None if states is None else states[b].select(tile.settings, tile.trajectories)
                     shard = _shard(job, lanes, block, self.step, record)
                     yield kind, tile.by_setting, shard, before, self._pool.cancel
 
-        loss = np.zeros((self.alive.size, job.trajectories.size, record.size))
+        kinds = 2 if job.cells else 1
+        loss = np.zeros((kinds, self.alive.size, job.trajectories.size, record.size))
+        expected = np.zeros((self.alive.size, record.size))
         after: list[ShardState] = []
         with closing(self._pool.map(_loss_only if last else advance_shard, tasks())) as results:
             for tile in tiles:
                 lanes = tile.lanes(job)
-                total = np.zeros((record.size, *lanes))
+                total, twin_risk = np.zeros((record.size, *lanes, kinds)), np.zeros((record.size, lanes[1]))
                 for b, block in enumerate(self._blocks):  # first to last: the order that makes sums reproducible
-                    part, end = next(results)
-                    total += part
+                    part = next(results)
+                    total += part.out.reshape(total.shape)
+                    twin_risk += part.expected
                     self._meter.advance(float(math.prod(lanes)) * block.index.size * float(record[-1] - self.step))
-                    if end is not None:
+                    if part.state is not None:
                         if len(after) == b:
-                            shape = (block.index.size, end.lanes.shape[1], job.trajectories.size, self.alive.size)
-                            after.append(ShardState(np.empty(shape), np.empty((end.clock.shape[0], self.alive.size))))
-                        after[b].lanes[:, :, tile.trajectories, tile.settings] = end.lanes
-                        after[b].clock[:, tile.settings] = end.clock
-                loss[tile.settings, tile.trajectories] = total.transpose(2, 1, 0)
+                            after.append(self._room(block.index.size, part.state))
+                        room = after[b]
+                        room.lanes[:, :, tile.trajectories, tile.settings] = part.state.lanes
+                        room.clock[:, tile.settings] = part.state.clock
+                        room.moments[..., tile.settings] = part.state.moments
+                loss[:, tile.settings, tile.trajectories] = total.transpose(3, 2, 1, 0)
+                expected[tile.settings] = twin_risk.T
         self._states = after or None
         self.step = int(record[-1])
-        return loss
+        return Losses(loss[0], loss[1], expected) if job.cells else Losses(loss[0], None, None)
+
+    def _room(self, coordinates: int, like: ShardState) -> ShardState:
+        """Room for the state of all that is alive, of as many variables as `like` has."""
+        return ShardState(
+            np.empty((coordinates, like.lanes.shape[1], self._job.trajectories.size, self.alive.size)),
+            np.empty((like.clock.shape[0], self.alive.size)),
+            np.empty((*like.moments.shape[:3], self.alive.size)),
+        )
 
     def drop(self, gone: NDArray[np.bool_]) -> None:
         """Stop the settings where `gone`, one entry per setting alive."""
         stay = np.flatnonzero(~gone)
         self.alive = self.alive[stay]
         if self._states is not None:
-            self._states = [ShardState(s.lanes[..., stay], s.clock[:, stay]) for s in self._states]
+            self._states = [state.select(stay) for state in self._states]
 
 
-def _loss_only(*task: Any) -> tuple[NDArray[np.float64], None]:
-    return np.ascontiguousarray(advance_shard(*task)[0]), None
+def _loss_only(*task: Any) -> ShardResult:
+    result = advance_shard(*task)
+    return result._replace(out=np.ascontiguousarray(result.out), state=None)
 
 
-def run_loss(
-    job: Job, record: NDArray[np.int64], pool: Pool, meter: Meter, *, most_lanes: int = LANES
-) -> NDArray[np.float64]:
-    """Loss of every lane at every recorded step, shape (settings, trajectories, records)."""
+def run_loss(job: Job, record: NDArray[np.int64], pool: Pool, meter: Meter, *, most_lanes: int = LANES) -> Losses:
+    """Losses of every lane at every recorded step."""
     march = March(job, pool, meter, most_lanes=most_lanes)
     # Stretches, so that a shard's result stays small however dense the record is.
     cuts = range(0, record.size, _RECORDS)
-    parts = [march.advance(record[i : i + _RECORDS], last=i + _RECORDS >= record.size) for i in cuts]
-    return np.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
+    first, *rest = [march.advance(record[i : i + _RECORDS], last=i + _RECORDS >= record.size) for i in cuts]
+    return first.join(rest)
 
 
 def run_paths(

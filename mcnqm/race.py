@@ -6,6 +6,8 @@ favourable fluctuation of that mean, it is a local quadratic regression of the m
 factor exp(±`_WINDOW`) in t: the risk is smooth there, while fluctuations last for a fraction of it, and the
 regression is linear in the loss, so it does not bias the risk.
 
+Losses of adaptive optimizers are first freed of what their mean-field twins explain (`mcnqm.statistics.controlled`).
+
 Errors come from the jackknife: the same is done with each of several replicates (groups of trajectories) left out.
 """
 
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from mcnqm.engine import Job, March, Pool
 from mcnqm.progress import Meter
-from mcnqm.statistics import jackknife
+from mcnqm.statistics import controlled, jackknife
 
 __all__ = ["REASONS", "RaceResult", "run_race", "summarise"]
 
@@ -103,7 +105,10 @@ def run_race(
     while march.alive.size and march.step < max_steps:
         record = _looks(march.step, max_steps)
         alive = march.alive
-        loss = march.advance(np.concatenate([[0], record]) if march.step == 0 else record)
+        losses = march.advance(np.concatenate([[0], record]) if march.step == 0 else record)
+        loss = losses.loss
+        if losses.twin is not None and losses.expected is not None:
+            loss = controlled(loss, losses.twin, losses.expected, axis=1)
         with np.errstate(invalid="ignore", over="ignore"):
             risk = _estimates(loss[..., -record.size :], replicates)
             risk[~(risk <= 1e20 * scale)] = np.inf

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcnqm._version import __version__
 from mcnqm.domains import choice, integer
-from mcnqm.engine import Job, Pool, run_loss, run_paths
+from mcnqm.engine import Job, Pool, has_twin, run_loss, run_paths, twin_cells
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.noise import GRADIENT, INITIAL, MAX_EXAMPLES
 from mcnqm.kernels.shards import replay
@@ -21,12 +21,15 @@ from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import meter_of
 from mcnqm.record import MAX_STEPS, recorded_steps
 from mcnqm.settings import settings_of
-from mcnqm.statistics import mean_and_stderr
+from mcnqm.statistics import controlled, mean_and_stderr
 
 __all__ = ["noise", "simulate"]
 
 _MAX_INDEX = 2**32
 _MAX_SEED = 2**64 - 1
+
+_ENOUGH = 8
+"""Trajectories from which on twins run by default."""
 
 DIVERGED_AT = 1e20
 """A lane has diverged once its loss exceeds this many times the natural scale of the problem."""
@@ -43,6 +46,7 @@ def simulate(
     record: ArrayLike | None = None,
     coordinates: ArrayLike | None = None,
     minibatch: str = "exact",
+    control_variate: bool | None = None,
     executor: Executor | None = None,
     threads: int | None = None,
     progress: Any = False,
@@ -72,6 +76,10 @@ def simulate(
     minibatch : {"exact", "per_example"}
         ``"exact"`` draws the averaged gradient from its law, N(h θ, c / B). ``"per_example"`` draws B gradients and
         averages them: B times slower, the same law, whole batch sizes only.
+    control_variate : bool, optional
+        Run the mean-field twin of an adaptive optimizer (Adam, RMSProp) beside every lane, and use it to estimate
+        the risk with less variance. By default where there is a twin, at least 8 trajectories, and
+        ``minibatch="exact"``: it adds about half to the time and changes no loss.
     executor : concurrent.futures.Executor, optional
         Where to run shards. By default, threads of our own.
     threads : int, optional
@@ -86,8 +94,11 @@ def simulate(
 
         - ``loss`` (…, trajectory, step): :math:`L(\theta) = \tfrac12 \sum_i h_i \theta_i^2`; ``inf`` once a lane
           has diverged;
-        - ``risk``, ``risk_stderr`` (…, step): mean of the loss over trajectories and its standard error (NaN for a
-          single trajectory, inf where a lane has diverged);
+        - ``risk``, ``risk_stderr`` (…, step): estimate of the expected loss and its standard error (NaN for a single
+          trajectory, inf where a lane has diverged): the mean of the loss over trajectories or, with a control
+          variate, of the loss less what the twin explains of it;
+        - ``variance_reduction`` (…, step), with a control variate: variance of the plain mean of the loss over that of
+          ``risk``;
         - ``diverged`` (…, trajectory): whether the loss ever, at a recorded step, was not finite or above 1e20
           times :math:`E L(\theta_0) + \operatorname{tr}(C H^{-1})/2`;
         - ``theta`` (…, trajectory, step, coordinate), with `coordinates`; of a diverged lane, whatever its arithmetic
@@ -104,6 +115,13 @@ def simulate(
     -----
     Results are bit-identical for any number of threads, any executor, and whichever other settings or trajectories
     are run along.
+
+    The twin y of a trajectory θ is a linear optimizer on the same noise, which divides by the expectation of v under
+    its own law where Adam divides by v (`mcnqm.analytic.mean_field`). So E L(y) is known exactly, and
+    :math:`L(θ) - b (L(y) - E L(y))` has the mean of L(θ) for any b. Each trajectory's b is the regression coefficient
+    of the others, which keeps the mean unbiased (`mcnqm.statistics.controlled`). Where noise dominates the gradient
+    the variance falls by factors of hundreds to thousands; at large batches, late, it does not fall. The twin's rates
+    depend on which of a few cells of its law a starting point fell into, one cell for every 8 trajectories, up to 8.
 
     Examples
     --------
@@ -134,14 +152,16 @@ def simulate(
         for b in settings.values["batch_size"]:
             if b != np.floor(b) or b > MAX_EXAMPLES:
                 raise ParameterError("batch_size", float(b), allowed)
+    cells = twin_cells(count) if _controlled(control_variate, optimizer, count, per_example) else 0
     pool = Pool(executor, threads)
     meter = meter_of(progress)
 
-    job = Job(problem, optimizer, settings, np.arange(count, dtype=np.uint32), key, per_example)
+    job = Job(problem, optimizer, settings, np.arange(count, dtype=np.uint32), key, per_example, cells)
     kept = 0 if chosen is None else chosen.size
     meter.start(job.lanes * float(wanted[-1]) * (problem.dim + kept), "simulating")
     try:
-        loss = run_loss(job, wanted, pool, meter)
+        losses = run_loss(job, wanted, pool, meter)
+        loss = losses.loss
         paths = None if chosen is None else run_paths(job, wanted, chosen, pool, meter)
     finally:
         meter.close()
@@ -151,6 +171,13 @@ def simulate(
         diverged = np.logical_or.accumulate(~(loss <= DIVERGED_AT * scale), axis=-1)
     loss[diverged] = np.inf
     risk, stderr = mean_and_stderr(loss, axis=1)
+    reduction = None
+    if losses.twin is not None and losses.expected is not None:
+        plain = stderr
+        risk, stderr = mean_and_stderr(controlled(loss, losses.twin, losses.expected, axis=1), axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # At the start the twin explains everything, and only rounding is left.
+            reduction = np.where(stderr > 1e-12 * risk, (plain / stderr) ** 2, np.inf)
 
     dims = settings.dims
     result = xr.Dataset(
@@ -175,9 +202,12 @@ def simulate(
                 "trajectories": count,
                 "seed": key,
                 "minibatch": minibatch,
+                "control_variate": bool(cells),
             },
         ),
     )
+    if reduction is not None:
+        result["variance_reduction"] = ((*dims, "step"), settings.unflatten(reduction))
     if chosen is not None and paths is not None:
         theta = ((*dims, "trajectory", "step", "coordinate"), settings.unflatten(paths[..., 0]))
         result = result.assign(theta=theta).assign_coords(coordinate=chosen)
@@ -237,6 +267,19 @@ def noise(
     return replay(key, code, r, i, integer("steps", steps, 0, MAX_STEPS)).astype(np.float64)
 
 
+def _controlled(wanted: bool | None, optimizer: Any, trajectories: int, per_example: bool) -> bool:
+    """Whether to run twins."""
+    possible = has_twin(optimizer) and not per_example
+    if wanted is None:
+        return possible and trajectories >= _ENOUGH
+    if not isinstance(wanted, (bool, np.bool_)):
+        raise ParameterError("control_variate", wanted, "be True, False or None")
+    if wanted and not possible:
+        allowed = "be False with minibatch='per_example'" if per_example else "be False: this optimizer has no twin"
+        raise ParameterError("control_variate", wanted, allowed)
+    return bool(wanted)
+
+
 def _indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
     allowed = f"be integers in [0, {size})"
     try:
@@ -258,7 +301,8 @@ def _attributes(problem: NoisyQuadratic, optimizer: Any, others: dict[str, Any])
         "optimizer": {"name": type(optimizer).__name__, **numbers},
         **others,
     }
-    plain = {k: v if abs(v) < 2**31 else str(v) for k, v in others.items() if isinstance(v, int)}
+    numbers_only = {k: v for k, v in others.items() if isinstance(v, int) and not isinstance(v, bool)}
+    plain = {k: v if abs(v) < 2**31 else str(v) for k, v in numbers_only.items()}
     words = {k: v for k, v in others.items() if isinstance(v, str)}
     return {
         "mcnqm_version": __version__,

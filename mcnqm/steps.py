@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mcnqm import analytic
 from mcnqm._version import __version__
 from mcnqm.domains import choice, integer, positive
-from mcnqm.engine import Job, Pool
+from mcnqm.engine import Job, Pool, has_twin, twin_cells
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Number
 from mcnqm.problem import NoisyQuadratic
@@ -36,6 +36,7 @@ def steps_to_target(
     seed: int = 0,
     max_steps: int = 2**22,
     patience: float | None = None,
+    control_variate: bool = True,
     executor: Executor | None = None,
     threads: int | None = None,
     progress: Any = False,
@@ -63,6 +64,8 @@ def steps_to_target(
         Where to give up.
     patience : float, optional
         Once some setting has hit after t steps, the others stop at ``patience * t``.
+    control_variate : bool
+        Estimate the risk of an adaptive optimizer with the help of its mean-field twin (see `mcnqm.simulate`).
     executor, threads, progress
         As for `mcnqm.simulate`.
 
@@ -119,7 +122,8 @@ def steps_to_target(
     values = dict(settings.values)
     targets = values.pop("target")
     plain = type(settings)(settings.dims, settings.shape, values, settings.coords)
-    job = Job(problem, optimizer, plain, np.arange(each * count, dtype=np.uint32), key)
+    cells = twin_cells(each * count) if control_variate and has_twin(optimizer) else 0
+    job = Job(problem, optimizer, plain, np.arange(each * count, dtype=np.uint32), key, cells=cells)
     meter = meter_of(progress)
     meter.start(float("nan"), "steps to target")
     try:

@@ -50,9 +50,9 @@ def test_shard_sizes(name):
     optimizer = OPTIMIZERS[name]
     record = recorded_steps(STEPS)
     job = Job(PROBLEM, optimizer, settings_of(optimizer, 4.0), np.arange(19, dtype=np.uint32), 5)
-    whole = run_loss(job, record, Pool(), NoMeter())
+    whole = run_loss(job, record, Pool(), NoMeter()).loss
     for most_lanes in (1, 8, 13, 20):
-        assert np.array_equal(run_loss(job, record, Pool(), NoMeter(), most_lanes=most_lanes), whole), most_lanes
+        assert np.array_equal(run_loss(job, record, Pool(), NoMeter(), most_lanes=most_lanes).loss, whole), most_lanes
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -88,11 +88,11 @@ def test_a_march_in_stretches(name, trajectories):
     """Stopping anywhere, dropping settings and going on is the same as running through."""
     optimizer = OPTIMIZERS[name]
     job = Job(PROBLEM, optimizer, settings_of(optimizer, 4.0), np.arange(trajectories, dtype=np.uint32), 5)
-    whole = run_loss(job, np.arange(STEPS + 1), Pool(), NoMeter())
+    whole = run_loss(job, np.arange(STEPS + 1), Pool(), NoMeter()).loss
     march = March(job, Pool(), NoMeter())
     rng = np.random.default_rng(1)
     for start, stop in ((0, 50), (51, 128), (129, 131), (132, STEPS)):
-        part = march.advance(np.arange(start, stop + 1))
+        part = march.advance(np.arange(start, stop + 1)).loss
         assert march.step == stop
         assert np.array_equal(part, whole[march.alive, :, start : stop + 1])
         march.drop(rng.uniform(size=march.alive.size) < 0.4)

@@ -9,10 +9,16 @@ Both compute the same numbers for a lane, bit for bit. The numbers of a group li
 lanes `LANES` apart (see `mcnqm.kernels.jit.load_row` for why):
 
     params   (coordinate, field of p .. and sigma, setting)    sigma = sqrt(c / B)
-    state    (coordinate, group, theta and state variables, lane)
+    state    (coordinate, group, theta and state variables, lane); with a twin, y and its state variables follow
     clock    (clock variable, setting)
     coefs    (step of the block, coefficient, setting)
-    out      (record, group, lane): sums over coordinates; or (coordinate, record, group, kept variable, lane)
+    moments  (coordinate, cell, the twin's moments and rates, setting)
+    out      (record, group, lane): sums over coordinates; or (coordinate, record, group, kept variable, lane);
+             with a twin (record, group, loss of theta and of y, lane)
+    expected (record, setting): expected loss of y
+
+Rules for a twin are in `mcnqm.kernels.updates.Twin`. Its rates depend on which cell of its law a trajectory's starting
+point fell into: the same for all trajectories of a cell, and so in advance.
 """
 
 from __future__ import annotations
@@ -27,7 +33,7 @@ from numba.extending import overload
 
 from mcnqm.kernels.jit import OPTIONS, fma, get, load_row, put, scalar, store_row
 from mcnqm.kernels.noise import GRADIENT, INITIAL, fill_examples, fill_noise
-from mcnqm.kernels.updates import local, steps_at_once, tick, update
+from mcnqm.kernels.updates import expected_rates, local, steps_at_once, tick, twin_update, update
 
 __all__ = ["BLOCK", "BY_SETTING", "BY_TRAJECTORY", "LANES", "Shard", "advance_kernel"]
 
@@ -67,6 +73,9 @@ class Shard(NamedTuple):
         Steps to record, increasing; those beyond `start` up to `stop`, and step 0 of a new run.
     keep : int
         0: sum the loss over coordinates. k > 0: write the first k of theta and the state variables.
+    edges, second, share : ndarray of float64, shape (coordinates, cells - 1) and twice (coordinates, cells)
+        Cells of the starting point's law, for the twin: bounds of θ², its mean within, and the chance of each. No
+        cells, no twin.
     """
 
     seed: Any
@@ -84,6 +93,9 @@ class Shard(NamedTuple):
     stop: int
     record: Any
     keep: int
+    edges: Any
+    second: Any
+    share: Any
 
 
 @scalar
@@ -93,7 +105,7 @@ def _step(p, sigma, h, c, z, x, s):
 
 
 @scalar
-def _by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq):
+def _by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, twin):
     """Advance `n` settings of one trajectory by ``len(q)`` steps, state in registers."""
     row = len(like_c) * LANES
     za, zb = np.float64(get(z, z0)), np.float64(get(z, z0 + zq))
@@ -113,7 +125,7 @@ def _by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c
 
 
 @scalar
-def _by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq):
+def _by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, twin):
     """Advance `n` trajectories of one setting by ``len(q)`` steps, state in registers."""
     row = len(like_c) * LANES * (len(q) // 4)
     p = load_row(like_p, params, p0, LANES)
@@ -134,31 +146,145 @@ def _by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs
         store_row(s, state, s0 + LANES + j, LANES)
 
 
-def _advance(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq):
+@scalar
+def _both_by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, twin):
+    """Advance `n` settings of one trajectory by one step, and their twins."""
+    like_y, like_a, moments, cell, k0, a0, stride, _ = twin
+    y0 = s0 + (1 + len(like_s)) * LANES
+    a0 += np.intp(get(cell, k0)) * stride
+    normal = np.float64(get(z, z0))
+    for j in range(n):
+        p = load_row(like_p, params, p0 + j, LANES)
+        push = get(params, p0 + len(like_p) * LANES + j) * normal
+        x, y = get(state, s0 + j), get(state, y0 + j)
+        s = load_row(like_s, state, s0 + LANES + j, LANES)
+        u = load_row(like_y, state, y0 + LANES + j, LANES)
+        a = load_row(like_a, moments, a0 + j, LANES)
+        x, s = update(p, load_row(like_c, coefs, c0 + j, LANES), fma(h, x, push), x, s)
+        y, u = twin_update(p, a, fma(h, y, push), y, u)
+        store_row((x, *s, y, *u), state, s0 + j, LANES)
+
+
+@scalar
+def _both_by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, twin):
+    """Advance `n` trajectories of one setting by one step, and their twins."""
+    like_y, like_a, moments, cell, k0, a0, stride, rates = twin
+    y0 = s0 + (1 + len(like_s)) * LANES
+    # Gathered apart: within the loop below this would keep it from vectorising.
+    for j in range(n):
+        store_row(load_row(like_a, moments, a0 + np.intp(get(cell, k0 + j)) * stride, LANES), rates, j, LANES)
+    p = load_row(like_p, params, p0, LANES)
+    sigma = get(params, p0 + len(like_p) * LANES)
+    c = load_row(like_c, coefs, c0, LANES)
+    for j in range(n):
+        push = sigma * np.float64(get(z, z0 + j))
+        x, y = get(state, s0 + j), get(state, y0 + j)
+        s = load_row(like_s, state, s0 + LANES + j, LANES)
+        u = load_row(like_y, state, y0 + LANES + j, LANES)
+        a = load_row(like_a, rates, j, LANES)
+        x, s = update(p, c, fma(h, x, push), x, s)
+        y, u = twin_update(p, a, fma(h, y, push), y, u)
+        store_row((x, *s, y, *u), state, s0 + j, LANES)
+
+
+def _advance(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, twin):
     raise NotImplementedError
 
 
 @overload(_advance, jit_options={"forceinline": True})
-def _advance_by_layout(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq):
-    chosen = _by_setting if len(layout) == len(BY_SETTING) else _by_trajectory
+def _advance_by_layout(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, twin):
+    by_setting = len(layout) == len(BY_SETTING)
+    if len(twin):
+        chosen = _both_by_setting if by_setting else _both_by_trajectory
+    else:
+        chosen = _by_setting if by_setting else _by_trajectory
 
-    def call(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq):
-        chosen(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq)
+    def call(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, twin):
+        chosen(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, twin)
 
     return call
 
 
-@scalar
-def _record(keep, weight, n, state, s0, out, o0):
-    """Add ``weight * theta**2`` to the loss, or write the first `keep` variables as they are."""
-    if keep == 0:
-        for j in range(n):
-            x = get(state, s0 + j)
-            put(out, o0 + j, fma(weight * x, x, get(out, o0 + j)))
-    else:
-        for row in range(keep):
+def _expect(like_p, like_c, like_f, cells, n, h, params, p0, coefs, c0, moments, f0, stride):
+    """Advance the moments of the twin by one step in every cell, and write the step's rates behind them."""
+    raise NotImplementedError
+
+
+@overload(_expect, jit_options={"forceinline": True})
+def _expect_if_twin(like_p, like_c, like_f, cells, n, h, params, p0, coefs, c0, moments, f0, stride):
+    if not len(like_f):
+        return lambda like_p, like_c, like_f, cells, n, h, params, p0, coefs, c0, moments, f0, stride: None
+
+    def expect(like_p, like_c, like_f, cells, n, h, params, p0, coefs, c0, moments, f0, stride):
+        for k in range(cells):
             for j in range(n):
-                put(out, o0 + row * LANES + j, get(state, s0 + row * LANES + j))
+                p = load_row(like_p, params, p0 + j, LANES)
+                sigma = get(params, p0 + len(like_p) * LANES + j)
+                c = load_row(like_c, coefs, c0 + j, LANES)
+                f = load_row(like_f, moments, f0 + k * stride + j, LANES)
+                f, a = expected_rates(p, c, h, sigma * sigma, f)
+                store_row((*f, *a), moments, f0 + k * stride + j, LANES)
+
+    return expect
+
+
+@scalar
+def _find_cells(shard, words, z, cell):
+    """Which cell each trajectory's starting point fell into, per coordinate."""
+    n = shard.trajectories.size
+    calls = np.zeros(n, np.uint32)
+    for i in range(shard.curvature.size):
+        fill_noise(calls, shard.trajectories, shard.coordinates[i], INITIAL, shard.seed, words, z)
+        for r in range(n):
+            start = fma(shard.std[i], np.float64(z[r]), shard.mean[i])
+            for edge in shard.edges[i]:
+                if start * start >= edge:
+                    cell[i * n + r] += 1
+
+
+def _twin(like_f, like_y, like_a, moments, cell, k0, a0, stride, rates):
+    """What `_advance` needs for twins: nothing if there are none."""
+    raise NotImplementedError
+
+
+@overload(_twin, jit_options={"forceinline": True})
+def _twin_if_any(like_f, like_y, like_a, moments, cell, k0, a0, stride, rates):
+    if not len(like_f):
+        return lambda like_f, like_y, like_a, moments, cell, k0, a0, stride, rates: ()
+    return lambda like_f, like_y, like_a, moments, cell, k0, a0, stride, rates: (
+        like_y, like_a, moments, cell, k0, a0, stride, rates,
+    )  # fmt: skip
+
+
+@scalar
+def _add_loss(weight, n, state, s0, out, o0):
+    for j in range(n):
+        x = get(state, s0 + j)
+        put(out, o0 + j, fma(weight * x, x, get(out, o0 + j)))
+
+
+@scalar
+def _record(like_s, like_f, shard, i, r, groups, variables, n, state, moments, stride, out, expected):
+    """Record `r` of coordinate `i`: add its loss, or write the first ``shard.keep`` variables as they are."""
+    twins = len(like_f) > 0
+    weight, records = shard.weight[i], shard.record.size
+    for g in range(groups):
+        s0 = (i * groups + g) * variables * LANES
+        if shard.keep == 0:
+            o0 = (r * groups + g) * (2 if twins else 1) * LANES
+            _add_loss(weight, n, state, s0, out, o0)
+            if twins:
+                _add_loss(weight, n, state, s0 + (1 + len(like_s)) * LANES, out, o0 + LANES)
+        else:
+            o0 = ((i * records + r) * groups + g) * shard.keep * LANES
+            for row in range(shard.keep):
+                for j in range(n):
+                    put(out, o0 + row * LANES + j, get(state, s0 + row * LANES + j))
+    for k in range(shard.share.shape[1]):
+        f0 = (i * shard.share.shape[1] + k) * stride
+        for j in range(shard.n_settings):
+            part = weight * shard.share[i, k] * get(moments, f0 + j)
+            put(expected, r * LANES + j, get(expected, r * LANES + j) + part)
 
 
 @scalar
@@ -186,15 +312,18 @@ def _tick_block(like_p, like_c, like_k, shard, first, last, clock, coefs):
 
 
 @numba.njit(**OPTIONS)
-def _advance_shard(layout, like_p, like_s, like_c, like_k, shard, state, clock, out, cancel):
+def _advance_shard(
+    layout, like_p, like_s, like_c, like_k, like_f, like_y, like_a, shard, state, clock, moments, out, expected, cancel
+):
     by_setting = len(layout) == len(BY_SETTING)
     h, trajectories, record = shard.curvature, shard.trajectories, shard.record
     n_trajectories = trajectories.size
     n = shard.n_settings if by_setting else n_trajectories  # lanes of a group
     groups = n_trajectories if by_setting else shard.n_settings
-    variables = 1 + len(like_s)
-    kept = max(shard.keep, 1)
-    own = 1 if shard.keep > 0 else 0  # whether each coordinate has an output of its own
+    twins = len(like_f) > 0
+    variables = 2 + len(like_s) + len(like_y) if twins else 1 + len(like_s)
+    cells = shard.share.shape[1]
+    stride = (len(like_f) + len(like_a)) * LANES  # from cell to cell
     at_once = steps_at_once(like_p)
 
     params = np.empty(h.size * (len(like_p) + 1) * LANES)
@@ -206,6 +335,10 @@ def _advance_shard(layout, like_p, like_s, like_c, like_k, shard, state, clock, 
     total = np.empty(4 * most)
     calls = np.zeros(most, np.uint32)
     owners = np.empty(most, np.uint32)
+    cell = np.zeros(h.size * n_trajectories if twins else 0, np.int32)
+    rates = np.empty(len(like_a) * LANES)
+    if twins:
+        _find_cells(shard, words, z, cell)
 
     if shard.start == 0:
         state[:] = 0.0
@@ -216,9 +349,14 @@ def _advance_shard(layout, like_p, like_s, like_c, like_k, shard, state, clock, 
                 for j in range(n):
                     normal = np.float64(z[g if by_setting else j])
                     state[s0 + j] = fma(shard.std[i], normal, shard.mean[i])
-                if record.size > 0 and record[0] == 0:
-                    o0 = (i * own * record.size * groups + g) * kept * LANES
-                    _record(shard.keep, shard.weight[i], n, state, s0, out, o0)
+                    if twins:
+                        state[s0 + (1 + len(like_s)) * LANES + j] = state[s0 + j]
+            for k in range(cells):
+                f0 = (i * cells + k) * stride
+                moments[f0 : f0 + stride] = 0.0
+                moments[f0 : f0 + LANES] = shard.second[i, k]
+            if record.size > 0 and record[0] == 0:
+                _record(like_s, like_f, shard, i, 0, groups, variables, n, state, moments, stride, out, expected)
 
     next_record = 0
     while next_record < record.size and record[next_record] <= shard.start:
@@ -251,60 +389,54 @@ def _advance_shard(layout, like_p, like_s, like_c, like_k, shard, state, clock, 
                     z,
                     total,
                 )
-            for g in range(groups):
-                s0 = (i * groups + g) * variables * LANES
-                p0 = i * (len(like_p) + 1) * LANES + (0 if by_setting else g)
-                r = next_record
-                t = t_block
-                while t < t_end:
-                    due = record[r] if r < record.size else _NEVER
-                    offset = t - t_base
-                    c0 = offset * len(like_c) * LANES + (0 if by_setting else g)
-                    z0 = offset // 4 * n_trajectories + offset % 4 * n_calls + (g if by_setting else 0)
-                    if len(at_once) == 4 and offset % 4 == 0 and t + 4 <= min(due, t_end):
+            r = next_record
+            t = t_block
+            while t < t_end:
+                due = record[r] if r < record.size else _NEVER
+                offset = t - t_base
+                z0 = offset // 4 * n_trajectories + offset % 4 * n_calls
+                four = len(at_once) == 4 and not twins and offset % 4 == 0 and t + 4 <= min(due, t_end)
+                p0_i = i * (len(like_p) + 1) * LANES
+                c0_t = offset * len(like_c) * LANES
+                f0 = i * cells * stride
+                _expect(
+                    like_p,
+                    like_c,
+                    like_f,
+                    cells,
+                    shard.n_settings,
+                    h[i],
+                    params,
+                    p0_i,
+                    coefs,
+                    c0_t,
+                    moments,
+                    f0,
+                    stride,
+                )
+                # Groups within, steps without: what one group waits for, the next computes.
+                for g in range(groups):
+                    s0 = (i * groups + g) * variables * LANES
+                    p0 = p0_i + (0 if by_setting else g)
+                    c0 = c0_t + (0 if by_setting else g)
+                    zg = z0 + (g if by_setting else 0)
+                    k0 = i * n_trajectories + (g if by_setting else 0)
+                    a0 = f0 + len(like_f) * LANES + (0 if by_setting else g)
+                    twin = _twin(like_f, like_y, like_a, moments, cell, k0, a0, stride, rates)
+                    if four:
                         _advance(
-                            layout,
-                            at_once,
-                            like_p,
-                            like_s,
-                            like_c,
-                            n,
-                            h[i],
-                            params,
-                            p0,
-                            state,
-                            s0,
-                            coefs,
-                            c0,
-                            z,
-                            z0,
-                            n_calls,
+                            *(layout, at_once, like_p, like_s, like_c, n, h[i]),
+                            *(params, p0, state, s0, coefs, c0, z, zg, n_calls, twin),
                         )
-                        t += 4
                     else:
                         _advance(
-                            layout,
-                            _ONE_STEP,
-                            like_p,
-                            like_s,
-                            like_c,
-                            n,
-                            h[i],
-                            params,
-                            p0,
-                            state,
-                            s0,
-                            coefs,
-                            c0,
-                            z,
-                            z0,
-                            0,
+                            *(layout, _ONE_STEP, like_p, like_s, like_c, n, h[i]),
+                            *(params, p0, state, s0, coefs, c0, z, zg, 0, twin),
                         )
-                        t += 1
-                    if t == due:
-                        o0 = ((i * own * record.size + r) * groups + g) * kept * LANES
-                        _record(shard.keep, shard.weight[i], n, state, s0, out, o0)
-                        r += 1
+                t += 4 if four else 1
+                if t == due:
+                    _record(like_s, like_f, shard, i, r, groups, variables, n, state, moments, stride, out, expected)
+                    r += 1
 
         while next_record < record.size and record[next_record] <= t_end:
             next_record += 1
@@ -315,9 +447,10 @@ def _advance_shard(layout, like_p, like_s, like_c, like_k, shard, state, clock, 
 def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
     """The kernel that runs every lane of a shard from ``shard.start`` to ``shard.stop`` completed steps.
 
-    ``advance(layout, like_p, like_s, like_c, like_k, shard, state, clock, out, cancel)``, where the ``like_*`` are
-    tuples of floats of the types of the hyperparameters, state, coefficients and clock; the last four arguments
-    are written (`cancel`, uint8 of shape (1,), is read: the kernel returns early once it is not 0).
+    ``advance(layout, like_p, like_s, like_c, like_k, like_f, like_y, like_a, shard, state, clock, moments, out,
+    expected, cancel)``, where the ``like_*`` are tuples of floats of the types of the hyperparameters, state,
+    coefficients and clock, and of the twin's moments, state and rates, empty without twin; the arguments after the
+    shard are written (`cancel`, uint8 of shape (1,), is read: the kernel returns early once it is not 0).
 
     Compiled kernels are cached on disk. Numba's cache knows the file of the function it caches, but not what was
     inlined from elsewhere: a constant in the closure is part of its key, so `fingerprint` stands for all of that.
@@ -325,9 +458,28 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
     some user's module must still be able to read those of the rest.
     """
 
-    def advance(layout, like_p, like_s, like_c, like_k, shard, state, clock, out, cancel):
+    def advance(
+        layout,
+        like_p,
+        like_s,
+        like_c,
+        like_k,
+        like_f,
+        like_y,
+        like_a,
+        shard,
+        state,
+        clock,
+        moments,
+        out,
+        expected,
+        cancel,
+    ):
         fingerprint  # noqa: B018
-        _advance_shard(layout, like_p, like_s, like_c, like_k, shard, state, clock, out, cancel)
+        _advance_shard(
+            *(layout, like_p, like_s, like_c, like_k, like_f, like_y, like_a, shard),
+            *(state, clock, moments, out, expected, cancel),
+        )
 
     owner = f"{hyper_type.__module__}_{hyper_type.__qualname__}".replace(".", "_")
     advance.__qualname__ = f"advance_{owner}"

@@ -17,7 +17,7 @@ from mcnqm.kernels.loops import BY_SETTING, BY_TRAJECTORY, LANES, Shard, advance
 from mcnqm.kernels.noise import streams
 from mcnqm.kernels.updates import rule_of
 
-__all__ = ["ShardState", "advance_shard", "new_cancel_flag", "replay"]
+__all__ = ["ShardResult", "ShardState", "advance_shard", "new_cancel_flag", "replay"]
 
 
 class ShardState(NamedTuple):
@@ -28,10 +28,38 @@ class ShardState(NamedTuple):
     lanes : ndarray of float64, shape (coordinates, variables, trajectories, settings)
         theta and the optimizer's state variables.
     clock : ndarray of float64, shape (clock variables, settings)
+    moments : ndarray of float64, shape (coordinates, cells, moments, settings)
+        Of the twin; without one, no cells.
     """
 
     lanes: NDArray[np.float64]
     clock: NDArray[np.float64]
+    moments: NDArray[np.float64]
+
+    def select(self, settings: Any, trajectories: Any = slice(None)) -> ShardState:
+        """Some of the settings and trajectories."""
+        return ShardState(
+            self.lanes[:, :, trajectories, settings], self.clock[:, settings], self.moments[..., settings]
+        )
+
+
+class ShardResult(NamedTuple):
+    """What a shard answers.
+
+    Attributes
+    ----------
+    out : ndarray of float64, shape (records, trajectories, settings), or (.., 2), or (.., coordinates, keep)
+        Weighted sum of theta² over the shard's coordinates; with a twin, that of y² after it; or the kept variables
+        of each coordinate.
+    expected : ndarray of float64, shape (records, settings)
+        Expected weighted sum of the twin's y²; 0 without a twin.
+    state : ShardState or None
+        The state at ``shard.stop``.
+    """
+
+    out: NDArray[np.float64]
+    expected: NDArray[np.float64]
+    state: ShardState | None
 
 
 def new_cancel_flag() -> NDArray[np.uint8]:
@@ -63,7 +91,7 @@ def advance_shard(
     shard: Shard,
     state: ShardState | None = None,
     cancel: NDArray[np.uint8] | None = None,
-) -> tuple[NDArray[np.float64], ShardState]:
+) -> ShardResult:
     """Run a shard from ``shard.start`` to ``shard.stop``.
 
     Parameters
@@ -81,10 +109,7 @@ def advance_shard(
 
     Returns
     -------
-    out : ndarray of float64, shape (records, trajectories, settings) or (.., coordinates, keep)
-        Weighted sum of theta² over the shard's coordinates, or the kept variables of each.
-    state : ShardState
-        The state at ``shard.stop``.
+    ShardResult
     """
     rule = rule_of(hyper_type)
     if shard.keep > 1 + len(rule.state):
@@ -97,31 +122,51 @@ def advance_shard(
     if rule.clock is not None:
         first = hyper_type._make(shard.settings[:fields, 0].tolist())  # type: ignore[attr-defined]
         like_c = tuple(float(c) for c in rule.clock.py_func(first, like_k)[1])  # type: ignore[attr-defined]
+    cells = shard.share.shape[1]
+    twin = rule.twin if cells else None
+    if cells and twin is None:
+        raise ParameterError("optimizer", hyper_type.__name__, "have a twin")
+    like_f: tuple[float, ...] = () if twin is None else (0.0,) * len(twin.moments)
+    like_y: tuple[float, ...] = () if twin is None else (0.0,) * len(twin.state)
+    like_a: tuple[float, ...] = ()
+    if twin is not None:
+        first = hyper_type._make(shard.settings[:fields, 0].tolist())  # type: ignore[attr-defined]
+        like_a = tuple(float(a) for a in twin.rates.py_func(first, like_c, 1.0, 1.0, like_f)[1])  # type: ignore[attr-defined]
 
     trajectories, settings = shard.trajectories.size, shard.n_settings
     wide = _padded(shard, by_setting)
     groups, lanes = (trajectories, settings) if by_setting else (settings, trajectories)
-    room = np.zeros((shard.curvature.size, groups, 1 + len(like_s), LANES))
+    variables = 1 + len(like_s) + (0 if twin is None else 1 + len(like_y))
+    room = np.zeros((shard.curvature.size, groups, variables, LANES))
+    moments = np.zeros((shard.curvature.size, cells, len(like_f) + len(like_a), LANES))
     clock = np.repeat(np.array(like_k, dtype=np.float64)[:, np.newaxis], LANES, axis=1)
     # (coordinate, variable, trajectory, setting) to (coordinate, group, variable, lane)
     axes = (0, 2, 1, 3) if by_setting else (0, 3, 1, 2)
     if state is not None:
         room[..., :lanes] = state.lanes.transpose(axes)
         clock[:, :settings] = state.clock
+        moments[..., :settings] = state.moments
+        if by_setting and settings < wide.n_settings:  # lanes that only fill a vector do what the last one does
+            clock[:, settings : wide.n_settings] = clock[:, settings - 1 : settings]
+            moments[..., settings : wide.n_settings] = moments[..., settings - 1 : settings]
     outputs = shard.curvature.size if shard.keep else 1
-    out = np.zeros((outputs, shard.record.size, groups, max(shard.keep, 1), LANES))
+    kept = max(shard.keep, 1) if twin is None else 2
+    out = np.zeros((outputs, shard.record.size, groups, kept, LANES))
+    expected = np.zeros((shard.record.size, LANES))
 
     kernel = advance_kernel(hyper_type, f"{sources()}-{rule.fingerprint}")
     layout = BY_SETTING if by_setting else BY_TRAJECTORY
     flag = new_cancel_flag() if cancel is None else cancel
-    flat = (room.reshape(-1), clock.reshape(-1), out.reshape(-1))
-    kernel(layout, like_p, like_s, like_c, like_k, wide, *flat, flag)
+    flat = (a.reshape(-1) for a in (room, clock, moments, out, expected))
+    kernel(layout, like_p, like_s, like_c, like_k, like_f, like_y, like_a, wide, *flat, flag)
 
     # (output, record, group, kept, lane) to (record, trajectory, setting, output, kept)
     result = out[..., :lanes].transpose((1, 2, 4, 0, 3) if by_setting else (1, 4, 2, 0, 3))
+    if not shard.keep:
+        result = result[..., 0, 0] if twin is None else result[..., 0, :]
     back = np.argsort(axes)
-    end = ShardState(room[..., :lanes].transpose(back), clock[:, :settings])
-    return (result if shard.keep else result[..., 0, 0]), end
+    end = ShardState(room[..., :lanes].transpose(back), clock[:, :settings], moments[..., :settings])
+    return ShardResult(result, expected[:, :settings], end)
 
 
 def _padded(shard: Shard, by_setting: bool) -> Shard:

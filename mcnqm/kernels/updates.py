@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -24,15 +24,44 @@ __all__ = [
     "Nesterov",
     "PlainSGD",
     "Rule",
+    "Twin",
+    "expected_rates",
     "local",
     "rule_of",
     "steps_at_once",
     "tick",
+    "twin_update",
     "update",
     "update_rule",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The mean-field twin of an adaptive optimizer: linear, on the same noise, its second moments known.
+
+    Where the optimizer divides by what it has seen, the twin divides by what it expects to see under its own law.
+
+    Attributes
+    ----------
+    update : jitted function
+        ``update(p, a, g, y, s) -> (y, s)``: hyperparameters, this step's rates, gradient, parameter, state. Linear
+        in the last three.
+    state : tuple of str
+        Names of the state variables besides y, all 0 at the start.
+    rates : jitted function
+        ``rates(p, c, h, var, f) -> (f, a)``: from the clock's coefficients, the curvature, the variance of the
+        gradient's noise and the moments before the step, the moments after it and the rates of the step.
+    moments : tuple of str
+        Names of the moments. The first is E y², given at the start; the others are 0.
+    """
+
+    update: Callable[..., Any]
+    state: tuple[str, ...]
+    rates: Callable[..., Any]
+    moments: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -55,6 +84,8 @@ class Rule:
         ``local(p, h) -> p``: hyperparameters as one coordinate of curvature h sees them.
     steps_at_once : int
         Steps that a lane takes between loading and storing its state, 1 or 4.
+    twin : Twin or None
+        For adaptive optimizers, a control variate.
     fingerprint : str
         Hash of the sources, of helpers and constants too. Compiled kernels are cached on disk under it, so an edited
         update is recompiled.
@@ -66,6 +97,7 @@ class Rule:
     clock_start: tuple[float, ...]
     local: Callable[..., Any] | None
     steps_at_once: int
+    twin: Twin | None
     fingerprint: str
 
 
@@ -80,6 +112,7 @@ def update_rule(
     clock_start: tuple[float, ...] = (),
     local: Callable[..., Any] | None = None,
     steps_at_once: int = 4,
+    twin: Twin | None = None,
 ) -> Callable[[F], F]:
     """Give an optimizer its arithmetic: the other half of `mcnqm.hyperparameters`.
 
@@ -109,6 +142,8 @@ def update_rule(
         Steps between loading and storing a lane's state. 4 suits updates of a few multiplications. With roots and
         divisions 1 is faster: their latency is hidden by other lanes, of which more fit into flight. The results
         are the same bits.
+    twin : Twin, optional
+        A linear optimizer close to this one, for variance reduction (see `mcnqm.simulate`).
 
     Returns
     -------
@@ -148,8 +183,11 @@ def update_rule(
     start = tuple(float(value) for value in real_array("clock_start", clock_start)) if clock_start else ()
 
     def decorate(function: F) -> F:
-        parts: list[Callable[..., Any]] = [function, *(part for part in (clock, local) if part is not None)]
+        optional = (clock, local, *(() if twin is None else (twin.update, twin.rates)))
+        parts: list[Callable[..., Any]] = [function, *(part for part in optional if part is not None)]
         shape = (optimizer._fields, tuple(state), start, steps_at_once)  # kernels know fields by their position
+        if twin is not None:
+            shape += (twin.state, twin.moments)
         rule = Rule(
             update=scalar(function),
             state=tuple(state),
@@ -157,6 +195,7 @@ def update_rule(
             clock_start=start,
             local=None if local is None else scalar(local),
             steps_at_once=steps_at_once,
+            twin=None if twin is None else replace(twin, update=scalar(twin.update), rates=scalar(twin.rates)),
             fingerprint=hashlib.sha256(repr((shape, *map(_source, parts))).encode()).hexdigest()[:16],
         )
         if optimizer in _RULES and _RULES[optimizer].fingerprint != rule.fingerprint:
@@ -220,6 +259,16 @@ def local(p, h):
     raise NotImplementedError
 
 
+def expected_rates(p, c, h, var, f):
+    """Advance the moments of the twin of `p` by one step: ``(f, a)``."""
+    raise NotImplementedError
+
+
+def twin_update(p, a, g, y, s):
+    """One step of the twin of `p`."""
+    raise NotImplementedError
+
+
 @overload(update, jit_options={"forceinline": True})
 def _update(p, c, g, theta, s):
     function = rule_of(p.instance_class).update
@@ -246,6 +295,18 @@ def _local(p, h):
     if function is None:
         return lambda p, h: p
     return lambda p, h: function(p, h)  # noqa: PLW0108 - Numba wants a function
+
+
+@overload(expected_rates, jit_options={"forceinline": True})
+def _expected_rates(p, c, h, var, f):
+    function = rule_of(p.instance_class).twin.rates
+    return lambda p, c, h, var, f: function(p, c, h, var, f)  # noqa: PLW0108 - Numba wants a function
+
+
+@overload(twin_update, jit_options={"forceinline": True})
+def _twin_update(p, a, g, y, s):
+    function = rule_of(p.instance_class).twin.update
+    return lambda p, a, g, y, s: function(p, a, g, y, s)  # noqa: PLW0108 - Numba wants a function
 
 
 # ------------------------------------------------------------------------------------------------- the optimizers
@@ -319,7 +380,31 @@ def _adam_clock(p, k):
     return (power1, power2), (p.lr * root2 / correction1, p.eps * root2)
 
 
-@update_rule(Adam, state=("first_moment", "second_moment"), clock=_adam_clock, clock_start=(1.0, 1.0), steps_at_once=1)
+def _adam_rates(p, c, h, var, f):
+    # The moments P = E y², C = E y m, Q = E m² and v, of the linear recursion in `_adam_twin` with v for v.
+    square = fma(h * h, f[0], var)
+    v = fma(p.beta2, f[3], (1.0 - p.beta2) * square)
+    denominator = np.sqrt(v) + c[1]
+    a = c[0] / denominator if denominator > 0.0 else 0.0
+    left, keep = 1.0 - p.beta1, fma(-p.lr, p.weight_decay, 1.0)
+    cross = fma(p.beta1, f[1], left * h * f[0])  # E y m'
+    q = fma(p.beta1 * p.beta1, f[2], left * fma(2.0 * p.beta1 * h, f[1], left * square))
+    return (fma(keep * keep, f[0], a * fma(a, q, -2.0 * keep * cross)), fma(keep, cross, -a * q), q, v), (a,)
+
+
+def _adam_twin(p, a, g, y, s):
+    m = fma(p.beta1, s[0], (1.0 - p.beta1) * g)
+    return fma(-a[0], m, fma(-p.lr * p.weight_decay, y, y)), (m,)
+
+
+@update_rule(
+    Adam,
+    state=("first_moment", "second_moment"),
+    clock=_adam_clock,
+    clock_start=(1.0, 1.0),
+    steps_at_once=1,
+    twin=Twin(_adam_twin, ("first_moment",), _adam_rates, ("yy", "ym", "mm", "v")),
+)
 def _adam(p, c, g, theta, s):
     m = fma(p.beta1, s[0], (1.0 - p.beta1) * g)
     v = fma(p.beta2, s[1], (1.0 - p.beta2) * g * g)
@@ -330,7 +415,24 @@ def _adam(p, c, g, theta, s):
     return fma(-c[0], direction, decayed), (m, v)
 
 
-@update_rule(RMSProp, state=("second_moment",), steps_at_once=1)
+def _rmsprop_rates(p, c, h, var, f):
+    square = fma(h * h, f[0], var)
+    v = fma(p.alpha, f[1], (1.0 - p.alpha) * square)
+    denominator = np.sqrt(v) + p.eps
+    a = p.lr / denominator if denominator > 0.0 else 0.0
+    return (fma(a, fma(a, square, -2.0 * h * f[0]), f[0]), v), (a,)
+
+
+def _rmsprop_twin(p, a, g, y, s):
+    return fma(-a[0], g, y), s
+
+
+@update_rule(
+    RMSProp,
+    state=("second_moment",),
+    steps_at_once=1,
+    twin=Twin(_rmsprop_twin, (), _rmsprop_rates, ("yy", "v")),
+)
 def _rmsprop(p, c, g, theta, s):
     v = fma(p.alpha, s[0], (1.0 - p.alpha) * g * g)
     denominator = np.sqrt(v) + p.eps
