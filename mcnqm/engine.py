@@ -192,8 +192,17 @@ class Losses(NamedTuple):
 
     def join(self, others: list[Losses]) -> Losses:
         """These records, then those of the others."""
-        columns = zip(self, *others, strict=True)
-        return Losses(*(None if parts[0] is None else np.concatenate(parts, axis=-1) for parts in columns))
+        if not others:
+            return self
+        parts = [self, *others]
+        loss = np.concatenate([part.loss for part in parts], axis=-1)
+        if self.twin is None:
+            return Losses(loss, None, None)
+        return Losses(
+            loss,
+            np.concatenate([part.twin for part in parts if part.twin is not None], axis=-1),
+            np.concatenate([part.expected for part in parts if part.expected is not None], axis=-1),
+        )
 
 
 @dataclass(frozen=True)
@@ -229,7 +238,7 @@ def _coordinates(problem: NoisyQuadratic, cells: int = 0) -> _Coordinates:
     entry = np.repeat(np.arange(problem.size), problem.multiplicity)
     columns = [a[entry] for a in (problem.curvature, problem.noise, problem.initial_mean, problem.initial_std)]
     nothing = np.empty((problem.dim, 0))
-    strata = normal_strata(*columns[2:], cells) if cells else (nothing, nothing, nothing)
+    strata = normal_strata(columns[2], columns[3], cells) if cells else (nothing, nothing, nothing)
     return _Coordinates(np.arange(problem.dim, dtype=np.uint32), *columns, *strata)
 
 

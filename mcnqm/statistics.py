@@ -226,7 +226,7 @@ def _strata(m: float, s: float, cells: int) -> tuple[Array, Array, Array]:
 
 
 def controlled(sample: Array, control: Array, expected: Array, axis: int = -1) -> Array:
-    """Samples less what a control variate explains of them, with the same mean.
+    r"""Samples less what a control variate explains of them, with the same mean.
 
     Each sample is corrected by a coefficient estimated from the others alone, so that the mean is unbiased whatever
     the number of samples. The coefficient is shrunk towards 0 by as much as chance would produce of it, so that an
@@ -248,8 +248,8 @@ def controlled(sample: Array, control: Array, expected: Array, axis: int = -1) -
 
     Notes
     -----
-    With :math:`b_{-r}` from all pairs but the r-th, :math:`\\ell_r - b_{-r} (y_r - E y)` has mean
-    :math:`E \\ell`, since :math:`b_{-r}` is independent of :math:`y_r`. Of fewer than 4 pairs, too few to tell, the
+    With :math:`b_{-r}` from all pairs but the r-th, :math:`\ell_r - b_{-r} (y_r - E y)` has mean
+    :math:`E \ell`, since :math:`b_{-r}` is independent of :math:`y_r`. Of fewer than 4 pairs, too few to tell, the
     coefficient is 0. Regression is through the known mean of the control only where that is an advantage: deviations
     of both are taken from their own sample means. See Asmussen and Glynn (2007), Stochastic Simulation, section V.2.
 

@@ -4,6 +4,7 @@ Nothing here simulates, and nothing here knows the simulation; each is the other
 ``docs/analytic.md`` derives.
 """
 
+from mcnqm.analytic import mean_field
 from mcnqm.analytic.bounds import bayes_bound, information_bound, theorem1
 from mcnqm.analytic.diffusion import sde_risk
 from mcnqm.analytic.noise_scales import greedy_lr, noise_scale
@@ -19,6 +20,7 @@ __all__ = [
     "greedy_lr",
     "information_bound",
     "largest_stable_lr",
+    "mean_field",
     "moments",
     "noise_scale",
     "risk",

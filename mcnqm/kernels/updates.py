@@ -185,9 +185,8 @@ def update_rule(
     def decorate(function: F) -> F:
         optional = (clock, local, *(() if twin is None else (twin.update, twin.rates)))
         parts: list[Callable[..., Any]] = [function, *(part for part in optional if part is not None)]
-        shape = (optimizer._fields, tuple(state), start, steps_at_once)  # kernels know fields by their position
-        if twin is not None:
-            shape += (twin.state, twin.moments)
+        names = () if twin is None else (twin.state, twin.moments)
+        shape = (optimizer._fields, tuple(state), start, steps_at_once, *names)  # kernels know fields by position
         rule = Rule(
             update=scalar(function),
             state=tuple(state),
@@ -297,15 +296,21 @@ def _local(p, h):
     return lambda p, h: function(p, h)  # noqa: PLW0108 - Numba wants a function
 
 
+def _twin_of(p: Any) -> Twin:
+    twin = rule_of(p.instance_class).twin
+    assert twin is not None, "a shard with cells was refused for an optimizer without a twin"
+    return twin
+
+
 @overload(expected_rates, jit_options={"forceinline": True})
 def _expected_rates(p, c, h, var, f):
-    function = rule_of(p.instance_class).twin.rates
+    function = _twin_of(p).rates
     return lambda p, c, h, var, f: function(p, c, h, var, f)  # noqa: PLW0108 - Numba wants a function
 
 
 @overload(twin_update, jit_options={"forceinline": True})
 def _twin_update(p, a, g, y, s):
-    function = rule_of(p.instance_class).twin.update
+    function = _twin_of(p).update
     return lambda p, a, g, y, s: function(p, a, g, y, s)  # noqa: PLW0108 - Numba wants a function
 
 

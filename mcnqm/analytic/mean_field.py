@@ -1,0 +1,359 @@
+r"""Adaptive optimizers in the mean field: Adam's risk without running Adam.
+
+Adam divides the averaged gradient by the root of v, an average of squared gradients. Where v is an average over many
+steps it is nearly its own expectation. Put that in its place,
+
+.. math::
+
+    v_{t+1} = \beta_2 v_t + (1-\beta_2) \big(h^2\, E y_t^2 + c/B\big), \qquad
+    a_t = \frac{\alpha}{(1-\beta_1^{t+1}) \big(\sqrt{v_{t+1} / (1-\beta_2^{t+1})} + \epsilon\big)},
+
+and what remains, :math:`y_{t+1} = y_t - a_t m_{t+1}`, is a linear optimizer with a known rate per coordinate and
+step, whose second moments obey a closed recursion: the *mean-field twin*. Two refinements make it a theory of Adam at
+any batch size; ``docs/mean_field.md`` derives them and measures what each is worth:
+
+* the starting point is given: each node of a Gauss rule for :math:`|\theta_0|` has a twin of its own. Without noise
+  v is a function of the starting point, so this is exact for :math:`B \to \infty`, where a single twin is off by
+  factors;
+* with ``order=2``, the fluctuations of v around its mean count to first order, in the drift (Jensen's inequality, and
+  that a gradient is in its own v) and in the noise.
+
+`mcnqm.simulate` runs the same twins, without the second, as control variates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from mcnqm.analytic._labels import LOSS, dataset, selection
+from mcnqm.analytic._quadrature import size_of_normal
+from mcnqm.analytic._twin import VARIABLES, advance
+from mcnqm.domains import integer, positive
+from mcnqm.errors import ParameterError
+from mcnqm.optimizers import Adam, RMSProp
+from mcnqm.problem import NoisyQuadratic
+from mcnqm.record import recorded_steps
+from mcnqm.settings import Settings, settings_of
+
+__all__ = ["OPTIMIZERS", "moments", "risk", "steps_to_target"]
+
+Array = NDArray[np.float64]
+
+OPTIMIZERS = (Adam, RMSProp)
+"""Classes that have a mean-field theory."""
+
+MAX_STEPS = 2**53
+
+_EXACT_UNTIL = 256
+"""So far steps are taken one by one; beyond, many at a time."""
+
+_PER_OCTAVE = 16
+"""At least so many chunks while the number of steps doubles."""
+
+_FLAT = 1e-3
+"""A risk that falls by less than this between octaves of steps, after it has halved, is steady."""
+
+
+def risk(
+    problem: NoisyQuadratic,
+    optimizer: Any,
+    batch_size: Any,
+    steps: int,
+    *,
+    record: Any = None,
+    order: int = 2,
+    nodes: int = 8,
+) -> xr.Dataset:
+    r"""Expected loss of an adaptive optimizer in the mean field, at the recorded steps.
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic
+    optimizer : Adam or RMSProp
+        Weight decay included; arrays make a sweep.
+    batch_size : Number
+        Examples per step, at least 1; an array makes a sweep.
+    steps : int
+        Length of the run, up to 2**53.
+    record : sequence of int, optional
+        Steps at which to answer; the default is that of `mcnqm.record.recorded_steps`.
+    order : {2, 1}
+        2 counts fluctuations of v to first order; 1 is the plain mean field.
+    nodes : int
+        Starting points, by size, of each coordinate's Gauss rule; at least 2.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``risk`` (\*sweep, step), in units of the loss.
+
+    Raises
+    ------
+    ParameterError
+        If the optimizer has no mean-field theory, or a value is out of range.
+
+    Notes
+    -----
+    The first 256 steps are taken one by one. Beyond, 1/16 to 1/32 of the steps so far are taken at a time, by
+    repeated squaring of the map with the rate of their middle: relative error of the risk below 1e-3, and the cost
+    of a run grows like the logarithm of its length. Measured error against simulation: see ``docs/mean_field.md``.
+
+    Examples
+    --------
+    >>> import mcnqm
+    >>> problem = mcnqm.NoisyQuadratic.power_law(dim=50)
+    >>> adam = mcnqm.Adam(lr=2e-3)
+    >>> theory = mcnqm.analytic.mean_field.risk(problem, adam, batch_size=16, steps=2000)
+    >>> runs = mcnqm.simulate(problem, adam, batch_size=16, steps=2000, trajectories=64)
+    >>> bool((abs(theory.risk / runs.risk - 1) < 0.05).all())
+    True
+    """
+    at = recorded_steps(steps, record, limit=MAX_STEPS)
+    settings = settings_of(optimizer, batch_size)
+    flat = _Field(problem, optimizer, settings, order, nodes).run(at)
+    data = xr.DataArray(settings.unflatten(flat), dims=(*settings.dims, "step"), attrs=LOSS)
+    return dataset({"risk": data}, settings, problem, optimizer, at).assign_attrs(method="mean field", order=order)
+
+
+def moments(
+    problem: NoisyQuadratic,
+    optimizer: Any,
+    batch_size: Any,
+    steps: int,
+    *,
+    record: Any = None,
+    coordinates: Any = None,
+    order: int = 2,
+    nodes: int = 8,
+) -> xr.Dataset:
+    r"""Second moments of every coordinate in the mean field.
+
+    Parameters
+    ----------
+    problem, optimizer, batch_size, steps, record, order, nodes
+        As for `risk`.
+    coordinates : sequence of int, optional
+        Coordinates to answer for; all by default.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (\*sweep, step, coordinate): ``theta_square``, E θ²; ``theta_momentum``, E θ m; ``momentum_square``,
+        E m², of the averaged gradient m (of RMSProp: the gradient); and ``gradient_square``, the mean of Adam's
+        v before bias correction.
+
+    Raises
+    ------
+    ParameterError
+        As `risk`.
+
+    Examples
+    --------
+    >>> import mcnqm
+    >>> problem = mcnqm.NoisyQuadratic.power_law(dim=3)
+    >>> found = moments(problem, mcnqm.Adam(lr=1e-3), batch_size=4, steps=100_000, record=[100_000])
+    >>> v = found.gradient_square.sel(step=100_000)
+    >>> [round(ratio, 3) for ratio in (v * 4 / problem.noise).values.tolist()]  # c / B, and what θ adds
+    [1.001, 1.001, 1.001]
+    """
+    at = recorded_steps(steps, record, limit=MAX_STEPS)
+    settings = settings_of(optimizer, batch_size)
+    field = _Field(problem, optimizer, settings, order, nodes)
+    chosen = selection(problem, coordinates)
+    entry = np.repeat(np.arange(problem.size), problem.multiplicity)[chosen]
+    names = ("theta_square", "theta_momentum", "momentum_square", "gradient_square")
+    found = np.empty((4, settings.size, at.size, chosen.size))
+
+    def keep(k: int, state: Array) -> None:
+        averaged = (state[:, :4] * field.share[:, np.newaxis, np.newaxis, :]).sum(axis=-1)
+        found[:, :, k] = averaged[entry].transpose(1, 2, 0)
+
+    field.run(at, keep)
+    units = ("parameter²", "parameter × gradient", "gradient²", "gradient²")
+    dims = (*settings.dims, "step", "coordinate")
+    data = {
+        name: xr.DataArray(settings.unflatten(values), dims=dims, attrs={"units": unit})
+        for name, values, unit in zip(names, found, units, strict=True)
+    }
+    result = dataset(data, settings, problem, optimizer, at).assign_coords(coordinate=chosen)
+    return result.assign_attrs(method="mean field", order=order)
+
+
+def steps_to_target(
+    problem: NoisyQuadratic,
+    optimizer: Any,
+    batch_size: Any,
+    target: Any,
+    *,
+    max_steps: int = 2**40,
+    patience: float | None = None,
+    order: int = 2,
+    nodes: int = 8,
+) -> xr.Dataset:
+    r"""First step at which the mean-field risk is at or below `target`.
+
+    Parameters
+    ----------
+    problem, optimizer, batch_size, order, nodes
+        As for `risk`.
+    target : Number
+        Risk to reach, > 0; an array makes a dimension ``target``.
+    max_steps : int
+        Where to give up.
+    patience : float, optional
+        Once some setting has hit after t steps, the others stop at ``patience * t``.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``steps`` (\*sweep), inf where the target is not reached; ``crossing`` (\*sweep), when the risk crosses the
+        target by interpolation between looks, linear in the logarithms: a smooth function of the hyperparameters.
+
+    Raises
+    ------
+    ParameterError
+        As `risk`.
+
+    Examples
+    --------
+    >>> import mcnqm
+    >>> problem = mcnqm.NoisyQuadratic.power_law(dim=1000)
+    >>> adam = mcnqm.Adam(lr=[1e-3, 2e-3])
+    >>> mcnqm.analytic.mean_field.steps_to_target(problem, adam, batch_size=16, target=0.01).steps.values.round(-2)
+    array([14400.,  8800.])
+    """
+    last = integer("max_steps", max_steps, 1, MAX_STEPS)
+    positive.check("target", getattr(target, "values", target))
+    if patience is not None and not (isinstance(patience, (int, float)) and patience >= 1):
+        raise ParameterError("patience", patience, "be >= 1")
+    settings = settings_of(optimizer, batch_size, target=target)
+    flat = _Field(problem, optimizer, settings, order, nodes).passages(settings.values["target"], last, patience)
+    data = {
+        "steps": xr.DataArray(settings.unflatten(np.ceil(flat - 1e-9)), dims=settings.dims, attrs={"units": "steps"}),
+        "crossing": xr.DataArray(settings.unflatten(flat), dims=settings.dims, attrs={"units": "steps"}),
+    }
+    return dataset(data, settings, problem, optimizer).assign_attrs(method="mean field", order=order)
+
+
+class _Field:
+    """The state of every twin, and how to advance it."""
+
+    def __init__(
+        self,
+        problem: NoisyQuadratic,
+        optimizer: Any,
+        settings: Settings,
+        order: int,
+        nodes: int,
+        law: tuple[Array, Array] | None = None,
+    ) -> None:
+        if not isinstance(problem, NoisyQuadratic):
+            raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
+        if not isinstance(optimizer, OPTIMIZERS):
+            names = " or ".join(kind.__name__ for kind in OPTIMIZERS)
+            raise ParameterError("optimizer", optimizer, f"be {names}, which have a mean-field theory")
+        integer("order", order, 1, 2)
+        integer("nodes", nodes, 2, 64)
+        place, self.share = size_of_normal(problem.initial_mean, problem.initial_std, nodes) if law is None else law
+        columns = settings.values
+        one, none = np.ones(settings.size), np.zeros(settings.size)
+        if isinstance(optimizer, Adam):
+            correct = one if optimizer.bias_correction else none
+            rows = [*(columns[name] for name in ("lr", "beta1", "beta2", "eps", "weight_decay")), correct]
+        else:
+            rows = [columns["lr"], none, columns["alpha"], columns["eps"], none, none]
+        self._rule = np.ascontiguousarray(np.stack(rows))
+        self._order = order
+        self._curvature = np.ascontiguousarray(problem.curvature, dtype=np.float64)
+        self._variance = problem.noise[:, np.newaxis] / columns["batch_size"]
+        self._weight = (0.5 * problem.multiplicity * problem.curvature)[:, np.newaxis] * self.share
+        self._state = np.zeros((problem.size, VARIABLES, settings.size, self.share.shape[1]))
+        self._state[:, 0] = (place**2)[:, np.newaxis]
+        self._initial = float((self._weight * place**2).sum())
+        self._step = 0
+
+    def run(self, at: NDArray[np.int64], keep: Callable[[int, Array], None] | None = None) -> Array:
+        """Risk at steps `at`, shape (settings, steps); `keep` sees the state at each."""
+        out = np.full((self._rule.shape[1], at.size), self._initial)
+        if keep is not None and at[0] == 0:
+            keep(0, self._state)
+        if keep is None:
+            later = at[at > 0]
+            out[:, at.size - later.size :] = self._to(later)
+            return out
+        for k in range(at.size):
+            if at[k] > 0:
+                out[:, k] = self._to(at[k : k + 1])[:, 0]
+                keep(k, self._state)
+        return out
+
+    def _to(self, stops: NDArray[np.int64]) -> Array:
+        """Advance through `stops`, and the risk at each."""
+        lengths, looks, t = [], [], self._step
+        for stop in stops.tolist():
+            while t < stop:
+                lengths.append(_chunk(t, stop))
+                t += lengths[-1]
+                looks.append(t == stop)
+        out = np.zeros((self._rule.shape[1], stops.size))
+        if stops.size:
+            advance(
+                *(self._state, self._curvature, self._variance, self._weight, self._rule, self._order, self._step),
+                *(np.array(lengths, dtype=np.int64), np.array(looks, dtype=np.bool_), out),
+            )
+            self._step = t
+        return out
+
+    def passages(self, targets: Array, last: int, patience: float | None) -> Array:
+        """When each setting's risk crosses its target, inf if never."""
+        crossing = np.where(self._initial <= targets, 0.0, np.inf)
+        before, level = np.full(targets.size, self._initial), np.full((3, targets.size), self._initial)
+        running = np.isinf(crossing)
+        while running.any() and self._step < last:
+            looks = _looks(self._step, last)
+            start = max(self._step, 1)
+            risk = self._to(looks)
+            times = np.concatenate([[self._step if self._step == 0 else start], looks]).astype(float)
+            curve = np.concatenate([before[:, np.newaxis], risk], axis=1)
+            for s in np.flatnonzero(running):
+                below = np.flatnonzero(risk[s] <= targets[s])
+                if below.size:
+                    j = int(below[0])
+                    above, under = np.log(curve[s, j : j + 2])
+                    share = (above - np.log(targets[s])) / (above - under)
+                    early, late = np.log(np.maximum(times[j : j + 2], 0.5))
+                    crossing[s] = np.exp(early + share * (late - early))
+            before = risk[:, -1]
+            level = np.concatenate([level[1:], before[np.newaxis]])
+            with np.errstate(invalid="ignore", divide="ignore"):
+                flat = (level[:-1] - level[1:] < _FLAT * level[1:]).all(axis=0)
+                settled = (before < 0.5 * self._initial) | (before > 1.01 * self._initial)
+                running = np.isinf(crossing) & np.isfinite(before) & ~(flat & settled)
+            if patience is not None and self._step > patience * crossing.min():
+                break
+        return crossing
+
+
+def _chunk(t: int, stop: int) -> int:
+    """Steps to take at once from t on: a power of 2, aligned to its own size, up to `stop`."""
+    n = 1
+    if t >= _EXACT_UNTIL:
+        while 2 * n * _PER_OCTAVE <= t and t % (2 * n) == 0:
+            n *= 2
+    while n > stop - t:
+        n //= 2
+    return n
+
+
+def _looks(t: int, last: int) -> NDArray[np.int64]:
+    """Chunk ends from t on, through about an octave of steps."""
+    stop, ends = min(max(2 * t, 64), last), []
+    while t < stop:
+        t += _chunk(t, stop)
+        ends.append(t)
+    return np.array(ends, dtype=np.int64)
