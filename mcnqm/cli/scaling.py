@@ -9,14 +9,14 @@ from typing import Annotated
 import numpy as np
 import typer
 import xarray as xr
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from mcnqm.cli.parsing import parse_contender
+from mcnqm.cli.tables import Column, print_side_by_side
 from mcnqm.domains import integer
 from mcnqm.files import check_writable, write_dataset, write_whole
 from mcnqm.plots.scaling import plot_scaling
+from mcnqm.plots.wording import three_digits
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import RichMeter
 from mcnqm.studies.scaling import ScalingConfig, run
@@ -82,48 +82,40 @@ def scaling_command(
         write_whole(figure, plot_scaling(study).savefig)
     shutil.rmtree(parts)
     console = Console(highlight=False)
-    console.print(_cells(study))
-    console.print(_summary(study))
+    _show_cells(study, console)
+    _show_summary(study, console)
     for path in (output, figure):
         if path:
             typer.echo(f"wrote {path}")
 
 
-def _cells(study: xr.Dataset) -> Table:
-    table = Table(title=f"tuned by simulation: steps to risk {study.attrs['target']:g} ± error, effective rate")
-    table.box = box.SIMPLE_HEAD
-    table.padding = (0, 1, 0, 0)
-    table.add_column("B", justify="right", no_wrap=True)
-    for label in study["optimizer"].values:
-        table.add_column(str(label), justify="right", no_wrap=True)
-        table.add_column("rate", justify="right", no_wrap=True)
-    for b in study["batch_size"].values:
-        row = [f"{b:g}"]
-        for label in study["optimizer"].values:
-            cell = study.sel(optimizer=label, batch_size=b)
-            error = float(cell["steps_stderr"])
-            row.append(f"{float(cell['steps']):.0f} ± {error:.{0 if error >= 10 else 1}f}")
-            row.append(f"{float(cell['effective_lr']):.2g}{'!' if cell['at_edge'] else ''}")
-        table.add_row(*row)
-    return table
-
-
-def _summary(study: xr.Dataset) -> Table:
-    table = Table(
-        title="scaling of the rate, and limits in steps and examples (95 % intervals)",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for heading in ("optimizer", "log-log slope", "regime", "S_min", "B_crit"):
-        table.add_column(heading, justify="left" if heading == "optimizer" else "right", no_wrap=heading != "regime")
+def _show_cells(study: xr.Dataset, console: Console) -> None:
+    console.print(f"tuned by simulation: steps to risk {study.attrs['target']:g} ± error, effective rate")
+    blocks = []
     for label in study["optimizer"].values:
         one = study.sel(optimizer=label)
+        steps, errors, rates, edges = (
+            one[name].values for name in ("steps", "steps_stderr", "effective_lr", "at_edge")
+        )
+        needed = [f"{s:.0f} ± {e:.{0 if e >= 10 else 1}f}" for s, e in zip(steps, errors, strict=True)]
+        rate = [f"{r:.2g}{'!' if edge else ''}" for r, edge in zip(rates, edges, strict=True)]
+        blocks.append([Column(str(label), needed), Column("rate", rate)])
+    print_side_by_side(console, Column("B", [f"{b:g}" for b in study["batch_size"].values]), blocks)
+
+
+def _show_summary(study: xr.Dataset, console: Console) -> None:
+    console.print("scaling of the rate, and limits in steps and examples (95 % intervals)")
+    names = [str(label) for label in study["optimizer"].values]
+    slopes, regimes = [], []
+    limits: dict[str, list[str]] = {"S_min": [], "B_crit": []}
+    for label in names:
+        one = study.sel(optimizer=label)
         members = one["batch_size"].values[one["in_regime"].values]
-        regime = f"B ≤ {members.max():g}" if members.size else "too few points"
-        cells = [f"{float(one['slope']):.3f} [{float(one['slope_low']):.3f}, {float(one['slope_high']):.3f}]", regime]
-        for name in ("S_min", "B_crit"):
-            low, high = float(one[f"{name}_low"]), float(one[f"{name}_high"])
-            known = np.isfinite(float(one[name]))
-            cells.append(f"{float(one[name]):.3g} [{low:.3g}, {high:.3g}]" if known else "not reached")
-        table.add_row(str(label), *cells)
-    return table
+        regimes.append(f"B ≤ {members.max():g}" if members.size else "too few points")
+        slopes.append(f"{float(one['slope']):.3f} [{float(one['slope_low']):.3f}, {float(one['slope_high']):.3f}]")
+        for name, cells in limits.items():
+            value, low, high = (three_digits(float(one[name + end])) for end in ("", "_low", "_high"))
+            cells.append(f"{value} [{low}, {high}]" if np.isfinite(float(one[name])) else "not reached")
+    blocks = [[Column("log-log slope", slopes), Column("regime", regimes)]]
+    blocks += [[Column(name, cells)] for name, cells in limits.items()]
+    print_side_by_side(console, Column("optimizer", names, names=True), blocks)

@@ -8,15 +8,15 @@ from typing import Annotated
 import numpy as np
 import typer
 import xarray as xr
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from mcnqm.cli.parsing import parse_numbers, parse_optimizer
+from mcnqm.cli.tables import Column, print_table, width_of
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
 from mcnqm.files import check_writable, write_dataset, write_whole
 from mcnqm.plots.risk import plot_risk
+from mcnqm.plots.wording import constants, coordinate, labels, name_of, varying
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.studies.comparison import DEFAULT_OPTIMIZERS, compare
 
@@ -77,7 +77,7 @@ def simulate_command(
         progress=not quiet,
     )
     if not quiet:
-        Console(highlight=False).print(_table(runs))
+        _show(runs, Console(highlight=False))
     if output:
         write_dataset(runs, output)
     if figure:
@@ -87,30 +87,30 @@ def simulate_command(
             typer.echo(f"wrote {path}")
 
 
-def _table(runs: xr.Dataset) -> Table:
-    """Risk of every setting at the end and at a tenth and a hundredth of it."""
-    steps = runs["step"].values
-    wanted = [steps[-1] // 100, steps[-1] // 10, steps[-1]]
-    shown = np.unique([int(np.abs(steps - w).argmin()) for w in wanted])
-    dims = [dim for dim in runs["risk"].dims if dim != "step"]
-    table = Table(title="risk ± standard error", box=box.SIMPLE_HEAD)
-    for dim in dims:
-        table.add_column(str(dim))
-    for k in shown:
-        table.add_column(f"step {steps[k]}", justify="right", no_wrap=True)
-    table.add_column("diverged", justify="right")
-    flat = runs[["risk", "risk_stderr", "diverged"]].stack(setting=dims)
-    for j in range(flat.sizes["setting"]):
-        one = flat.isel(setting=j)
-        labels = [one.coords[dim].item() for dim in dims]
-        cells = []
-        for k in shown:
-            risk, error = (float(one[name].isel(step=int(k))) for name in ("risk", "risk_stderr"))
-            cells.append(f"{risk:.4g}" + (f" ± {error:.1g}" if np.isfinite(error) else ""))
-        lost = int(one["diverged"].sum())
-        table.add_row(
-            *(label if isinstance(label, str) else f"{label:g}" for label in labels),
-            *cells,
-            f"{lost} of {runs.sizes['trajectory']}",
-        )
-    return table
+def _show(runs: xr.Dataset, console: Console) -> None:
+    """Risk of every setting at the end and at a tenth and a hundredth of it; what all share, above the table."""
+    dims = varying(runs)
+    single = {dim: 0 for dim in runs["risk"].dims if dim != "step" and dim not in dims}
+    flat = runs[["risk", "risk_stderr", "diverged"]].isel(single).transpose(*dims, "step", "trajectory")
+    count, steps = runs.sizes["trajectory"], runs["step"].values
+    risk, error = (flat[name].values.reshape(-1, steps.size) for name in ("risk", "risk_stderr"))
+    lost = flat["diverged"].values.reshape(-1, count).sum(axis=-1)
+
+    settings, places = [], np.unravel_index(np.arange(len(lost)), tuple(runs.sizes[dim] for dim in dims) or (1,))
+    for dim, place in zip(dims, places, strict=False):
+        names = [labels(coordinate(runs, dim))[k] for k in place]
+        if dim == "optimizer":  # not repeated down the rows that it heads
+            names = ["" if j and place[j] == place[j - 1] else name for j, name in enumerate(names)]
+        settings.append(Column(name_of(coordinate(runs, dim)), names, names=dim == "optimizer"))
+    results = []
+    for k in np.unique([np.abs(steps - part).argmin() for part in (steps[-1] // 100, steps[-1] // 10, steps[-1])]):
+        pairs = zip(risk[:, k], error[:, k], strict=True)
+        cells = [f"{value:.4g}" + (f" ± {spread:.1g}" if np.isfinite(spread) else "") for value, spread in pairs]
+        results.append(Column(f"step {steps[k]}", cells))
+    extra = [Column("diverged", [f"{n} of {count}" for n in lost])] if lost.any() else []
+    while len(results) > 1 and width_of([*settings, *results, *extra]) > console.width:
+        del results[0]  # rather than cut numbers, show fewer
+
+    facts = [*constants(runs), f"{count} trajectories" if count > 1 else "1 trajectory"]
+    console.print(f"risk{' ± standard error' if count > 1 else ''}: {', '.join(facts)}", markup=False)
+    print_table(console, [*settings, *results, *extra])

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from numpy.typing import NDArray
 
 from mcnqm.plots.style import COLOURS, decades, new_figure
+from mcnqm.plots.wording import three_digits
 
 __all__ = ["plot_scaling"]
 
@@ -240,15 +241,7 @@ def _critical(one: xr.Dataset) -> str:
     value, low, high = (float(one[name]) for name in ("B_crit", "B_crit_low", "B_crit_high"))
     if not np.isfinite(value):
         return "$B_{crit}$ not determined"
-    return f"$B_{{crit}}$ {_three(value)} [{_three(low)}, {_three(high)}]"
-
-
-def _three(value: float) -> str:
-    """Three significant digits, never with an exponent below a million."""
-    if not np.isfinite(value) or value >= 1e6:
-        return f"{value:.2e}" if np.isfinite(value) else "∞"
-    digits = max(0, 2 - int(np.floor(np.log10(value)))) if value > 0 else 0
-    return f"{round(value, 2 - int(np.floor(np.log10(value)))) if value > 0 else 0.0:.{digits}f}"
+    return f"$B_{{crit}}$ {three_digits(value)} [{three_digits(low)}, {three_digits(high)}]"
 
 
 def _slope(one: xr.Dataset) -> str:
