@@ -154,6 +154,47 @@ def in_this_process(monkeypatch, capsys, line):
     return stopped.value.code or 0, shown.out, shown.err
 
 
+def never(*args, **kwargs):
+    raise AssertionError("it was to be refused before the work")
+
+
+@pytest.mark.parametrize("name", ["runs.nc", "risk.png"])
+def test_files_that_exist_are_not_overwritten(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("before")
+    line = "mcnqm simulate -d 5 -n 10 --output runs.nc --figure risk.png"
+    with monkeypatch.context() as patch:
+        patch.setattr("mcnqm.cli.simulate.compare", never)
+        code, out, err = in_this_process(patch, capsys, line)
+    option = {"runs.nc": "output", "risk.png": "figure"}[name]
+    assert code == 2
+    assert err == f"Error: {option} must be a new file, but it exists; use --force to overwrite, got '{name}'\n"
+    assert out == ""
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+    assert in_this_process(monkeypatch, capsys, line + " --force")[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["risk.png", "runs.nc"]
+    assert b"before" not in (tmp_path / name).read_bytes()
+    assert in_this_process(monkeypatch, capsys, line)[0] == 2, "the same command again"
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [("", "scaling.nc"), ("--output mine.nc", "mine.nc"), ("--figure scaling.png", "scaling.png")],
+)
+def test_nor_are_those_of_a_study(tmp_path, monkeypatch, capsys, options, name):
+    """By its default name or one that was given; a study that is complete is not mistaken for an interrupted one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mcnqm.cli.scaling.run", never)
+    (tmp_path / name).write_text("before")
+    (tmp_path / f"{name}.parts").mkdir()
+    code, _, err = in_this_process(monkeypatch, capsys, f"mcnqm scaling {options}")
+    assert code == 2
+    assert f"it exists; use --force to overwrite, got '{name}'" in err
+    assert (tmp_path / name).read_text() == "before"
+    with pytest.raises(AssertionError, match="before the work"):
+        in_this_process(monkeypatch, capsys, f"mcnqm scaling {options} --force")
+
+
 def test_verify_shows_the_largest_z_of_every_moment(monkeypatch, capsys):
     """A momentum buffer is certain at the start, an unstable rate ends far from there: neither is in the way."""
     line = 'mcnqm verify -o "sgd lr=0.05 momentum=0.9" -o "sgd lr=2.5" -b 4 -n 100 -r 32 -d 10'
@@ -180,6 +221,7 @@ def test_help_teaches():
         "--seed",
         "--output",
         "--figure",
+        "--force",
     ):
         assert word in sub.stdout
     assert mcnqm_command("--version").stdout.strip() == mcnqm.__version__

@@ -11,10 +11,11 @@ import typer
 import xarray as xr
 from rich.console import Console
 
+from mcnqm.cli.outputs import Force, check_outputs
 from mcnqm.cli.parsing import parse_contender
 from mcnqm.cli.tables import Column, print_side_by_side
 from mcnqm.domains import integer
-from mcnqm.files import check_writable, write_dataset, write_whole
+from mcnqm.files import write_dataset, write_whole
 from mcnqm.plots.scaling import plot_scaling
 from mcnqm.plots.wording import three_digits
 from mcnqm.problem import NoisyQuadratic
@@ -52,6 +53,7 @@ def scaling_command(
         Path, typer.Option(help="Save the Dataset here (netCDF, .nc); finished cells meanwhile in OUTPUT.parts.")
     ] = Path("scaling.nc"),
     figure: Annotated[Path | None, typer.Option(help="Draw steps and rates here (.png, .pdf, .svg).")] = None,
+    force: Force = False,
 ) -> None:
     """Answer how the best learning rate and the steps to a target scale with batch size.
 
@@ -69,8 +71,7 @@ def scaling_command(
         replicates=replicates,
         seed=seed,
     )
-    output = check_writable("output", output, (".nc",))
-    figure = check_writable("figure", figure, (".png", ".pdf", ".svg")) if figure else None
+    check_outputs(output, figure, force)
     parts = output.with_name(output.name + ".parts")
     try:
         study = run(config, checkpoint=parts, threads=threads, meter=RichMeter())

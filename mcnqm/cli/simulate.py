@@ -10,19 +10,18 @@ import typer
 import xarray as xr
 from rich.console import Console
 
+from mcnqm.cli.outputs import Force, check_outputs
 from mcnqm.cli.parsing import parse_numbers, parse_optimizer
 from mcnqm.cli.tables import Column, print_table, width_of
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
-from mcnqm.files import check_writable, write_dataset, write_whole
+from mcnqm.files import write_dataset, write_whole
 from mcnqm.plots.risk import plot_risk
 from mcnqm.plots.wording import constants, coordinate, labels, name_of, varying
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.studies.comparison import DEFAULT_OPTIMIZERS, compare
 
 __all__ = ["simulate_command"]
-
-_FIGURES = (".png", ".pdf", ".svg")
 
 
 def simulate_command(
@@ -51,6 +50,7 @@ def simulate_command(
     threads: Annotated[int | None, typer.Option(help="Default: one per core.")] = None,
     output: Annotated[Path | None, typer.Option(help="Save the Dataset here (netCDF, .nc).")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw risk against steps here (.png, .pdf, .svg).")] = None,
+    force: Force = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no table.")] = False,
 ) -> None:
     """Run optimizers on noisy minibatch gradients and report the risk.
@@ -62,8 +62,7 @@ def simulate_command(
     if optimizer and len(chosen) < len(optimizer):
         raise ParameterError("optimizer", optimizer, "be given once each")
     batch = parse_numbers("batch_size", batch_size)
-    output = check_writable("output", output, (".nc",)) if output else None
-    figure = check_writable("figure", figure, _FIGURES) if figure else None
+    check_outputs(output, figure, force)
 
     runs = compare(
         problem,
