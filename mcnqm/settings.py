@@ -22,7 +22,8 @@ __all__ = ["NO_BATCH_SIZE", "RESULT_NAMES", "THEORY_NAMES", "Settings", "batch_s
 RESULT_NAMES = (
     *("trajectory", "step", "coordinate", "estimate", "optimizer"),
     *("loss", "risk", "risk_stderr", "diverged", "theta"),
-    *("steps", "steps_stderr", "steps_jackknife", "reason", "at_edge"),
+    *("steps", "steps_stderr", "steps_jackknife", "reason", "at_edge", "crossing"),
+    *("theta_square", "theta_momentum", "momentum_square", "gradient_square"),
 )
 """Dimensions and variables of results, which neither a hyperparameter nor a dimension of one may be called."""
 

@@ -72,9 +72,12 @@ def test_every_name_in_a_result_is_reserved_and_no_other():
         analytic.theorem1(PROBLEM, SGD(lr=0.1), 4, 3),
         analytic.sde_risk(PROBLEM, SGD(lr=0.1), 4, 3),
         analytic.greedy_lr(PROBLEM, 4),
+        analytic.mean_field.risk(PROBLEM, Adam(lr=0.1), 4, 3),
+        analytic.mean_field.moments(PROBLEM, Adam(lr=0.1), 4, 3),
+        analytic.mean_field.steps_to_target(PROBLEM, Adam(lr=0.1), 4, 0.5),
     ]
     found = {str(name) for result in results for name in (*result.variables, *result.dims)}
-    arguments = {"lr", "lr_stderr", "momentum", "precondition", "batch_size", "target", "average"}
+    arguments = {"lr_stderr", "batch_size", "target", "average", *SGD._fields, *Adam._fields}
     assert found - arguments == {*RESULT_NAMES, *THEORY_NAMES}
 
 
