@@ -52,8 +52,9 @@ def steps_to_target(
         Examples per step.
     target : Number
         Risk to reach, > 0. An array makes a dimension ``target``.
-    method : {"simulate", "analytic"}
-        ``"analytic"`` is exact, and for linear optimizers only: see `mcnqm.analytic.steps_to_target`.
+    method : {"simulate", "analytic", "mean-field"}
+        ``"analytic"`` is exact, and for linear optimizers only: see `mcnqm.analytic.steps_to_target`;
+        ``"mean-field"`` is a theory of Adam and RMSProp: see `mcnqm.analytic.mean_field`.
     trajectories : int
         Trajectories of each replicate. The mean loss over all of them stands for the risk.
     replicates : int
@@ -107,8 +108,13 @@ def steps_to_target(
     >>> bool((abs(found.steps - exact.steps) < 0.1 * exact.steps).all())
     True
     """
-    if choice("method", method, ("simulate", "analytic")) == "analytic":
-        return analytic.steps_to_target(problem, optimizer, batch_size, target)
+    choice("method", method, ("simulate", "analytic", "mean-field"))
+    if method == "analytic":
+        return analytic.steps_to_target(problem, optimizer, batch_size, target, max_steps=max_steps)
+    if method == "mean-field":
+        return analytic.mean_field.steps_to_target(
+            problem, optimizer, batch_size, target, max_steps=max_steps, patience=patience
+        )
     if not isinstance(problem, NoisyQuadratic):
         raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
     positive.check("target", getattr(target, "values", target))

@@ -37,7 +37,7 @@ def _half(ratio: float, nodes: int) -> tuple[Array, Array]:
         beside.append(float(np.linalg.norm(image)))
         basis.append(image / beside[-1])
     place, vectors = linalg.eigh_tridiagonal(np.array(diagonal), np.array(beside[:-1]))
-    return place, vectors[0] ** 2
+    return np.asarray(place, dtype=np.float64), np.asarray(vectors[0], dtype=np.float64) ** 2
 
 
 def size_of_normal(mean: Array, std: Array, nodes: int) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ from mcnqm.analytic._labels import dataset, selection
 from mcnqm.analytic._maps import linear_map, linear_settings, maps_of
 from mcnqm.analytic._roots import spectral_decay
 from mcnqm.problem import NoisyQuadratic
-from mcnqm.settings import Settings
+from mcnqm.settings import NO_BATCH_SIZE
 
 __all__ = ["convergence_rate", "largest_stable_lr"]
 
@@ -63,7 +63,7 @@ def convergence_rate(
     array([[0.  , 0.99],
            [0.9 , 0.9 ]])
     """
-    settings = _without_batch(linear_settings(optimizer, 1.0, average))
+    settings = linear_settings(optimizer, NO_BATCH_SIZE, average)
     wanted = selection(problem, coordinates)
     entry = np.repeat(np.arange(problem.size), problem.multiplicity)[wanted]
     decay = np.empty((settings.size, problem.size))
@@ -118,7 +118,7 @@ def largest_stable_lr(problem: NoisyQuadratic, optimizer: Any) -> xr.Dataset:
     >>> analytic.largest_stable_lr(problem, SGD(lr=0.1, momentum=[0.0, 0.9])).largest_stable_lr.values
     array([2. , 3.8])
     """
-    settings = _without_batch(linear_settings(optimizer, 1.0))
+    settings = linear_settings(optimizer, NO_BATCH_SIZE)
     flat = np.empty(settings.size)
     for members, values in maps_of(settings):
         beta = values["momentum"]
@@ -126,8 +126,3 @@ def largest_stable_lr(problem: NoisyQuadratic, optimizer: Any) -> xr.Dataset:
         flat[members] = reach / power(problem.curvature, 1.0 - values["precondition"])[0].max()
     data = xr.DataArray(settings.unflatten(flat), dims=settings.dims, attrs={"units": "parameter²/loss"})
     return dataset({"largest_stable_lr": data}, settings, problem, optimizer)
-
-
-def _without_batch(settings: Settings) -> Settings:
-    coords = {name: value for name, value in settings.coords.items() if name != "batch_size"}
-    return Settings(settings.dims, settings.shape, settings.values, coords)

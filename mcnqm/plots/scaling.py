@@ -33,7 +33,8 @@ def plot_scaling(study: xr.Dataset) -> Figure:
     """Steps to target and the tuned effective learning rate against batch size.
 
     Points are simulated, with bars of two standard errors, filled in the small-batch regime and hollow outside it;
-    full lines are exact; the dotted curve is the fitted trade-off, drawn for optimizers without a closed form.
+    full lines are exact, dashed ones mean-field theory, whose error in steps the title states; the dotted curve is the
+    fitted trade-off, drawn for optimizers without a theory.
     The triangles at the foot of the left panel are critical batch sizes, with bars of their 95 % intervals. A
     cross marks a rate at the edge of its search. What was not reached (inf or NaN) is not drawn, and counted.
 
@@ -80,8 +81,9 @@ def plot_scaling(study: xr.Dataset) -> Figure:
         look = {"color": COLOURS[rank % len(COLOURS)], "marker": marker, "markersize": size}
         _points(left, one, "steps", look, f"{label}: {_critical(one)}")
         _points(right, one, "effective_lr", look, f"{label}: {_slope(one)}")
-        _line(left, batch, one["analytic_steps"].values, color=look["color"])
-        _line(right, batch, one["analytic_effective_lr"].values, color=look["color"])
+        style = "--" if _theory(one) == "mean field" else "-"
+        _line(left, batch, one["analytic_steps"].values, color=look["color"], linestyle=style)
+        _line(right, batch, one["analytic_effective_lr"].values, color=look["color"], linestyle=style)
         limits = float(one["S_min"]), float(one["E_min"])
         if not np.isfinite(one["analytic_steps"].values).any() and np.isfinite(limits).all():
             fine = np.geomspace(batch[0], batch[-1], 200)
@@ -127,7 +129,7 @@ def _points(axes: Axes, one: xr.Dataset, name: str, look: dict[str, Any], label:
 
 def _line(axes: Axes, batch: Array, value: Array, **look: Any) -> None:
     seen = np.isfinite(value)
-    axes.plot(batch[seen], value[seen], "-", linewidth=1.3, zorder=2, **look)
+    axes.plot(batch[seen], value[seen], linewidth=1.3, zorder=2, **look)
 
 
 def _octaves(axes: Axes, batch: Array) -> None:
@@ -237,6 +239,10 @@ def _triangles(axes: Axes, study: xr.Dataset, batch: Array) -> None:
         shown += 1
 
 
+def _theory(one: xr.Dataset) -> str:
+    return str(one["theory"].values) if "theory" in one.coords else "exact"
+
+
 def _critical(one: xr.Dataset) -> str:
     value, low, high = (float(one[name]) for name in ("B_crit", "B_crit_low", "B_crit_high"))
     if not np.isfinite(value):
@@ -260,8 +266,14 @@ def _title(study: xr.Dataset) -> str:
         if name in study.attrs:
             facts.append(text.format(study.attrs[name]))
     key = "points: simulated ± 2 s.e., filled in the perfect-scaling regime"
-    if np.isfinite(study["analytic_steps"].values).any():
+    known = np.isfinite(study["analytic_steps"].values).any(axis=1)
+    kinds = [_theory(study.isel(optimizer=k)) for k in range(study.sizes["optimizer"])]
+    if any(k and kind == "exact" for k, kind in zip(known, kinds, strict=True)):
         key += "; lines: exact"
+    fields = [k for k in np.flatnonzero(known) if kinds[k] == "mean field"]
+    if fields:
+        error = max(float(study["theory_error"][k]) for k in fields)
+        key += f"; dashed: mean field (steps off by {100 * error:.2g} % r.m.s.)"
     fitted = ~np.isfinite(study["analytic_steps"].values).any(axis=1) & np.isfinite(study["S_min"].values)
     if fitted.any():
         key += "; dotted: fitted trade-off"

@@ -31,7 +31,7 @@ from mcnqm.optimizers import SGD
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
 from mcnqm.studies.contenders import CONTENDERS, Contender
-from mcnqm.tune import Tuned, exact_route, simulated_route, tune_one
+from mcnqm.tune import Guide, Route, Tuned, exact_route, mean_field_route, simulated_route, tune_one
 
 __all__ = ["ScalingConfig", "run"]
 
@@ -159,11 +159,14 @@ def run(
     -------
     xarray.Dataset
         Over ``optimizer`` and ``batch_size``: ``steps``, ``lr``, ``effective_lr`` (each with ``_stderr``), ``at_edge``,
-        further tuned hyperparameters under their names, ``analytic_steps``, ``analytic_effective_lr`` (NaN without a
-        closed form) and ``in_regime``. Over ``optimizer``: ``slope`` of log effective rate against log batch size in
-        the small-batch regime, ``S_min`` (steps), ``E_min`` (examples) and ``B_crit`` (examples) of
-        (S / S_min - 1)(E / E_min - 1) = 1, each with ``_low`` and ``_high`` of a 95 % interval, and that fit's
-        ``misfit``. Over ``batch_size``: ``information_bound`` and ``bayes_bound``, in steps.
+        further tuned hyperparameters under their names, ``analytic_steps``, ``analytic_effective_lr`` (by the
+        ``theory`` of the optimizer: exact, in the mean field, or NaN) and ``in_regime``. Over ``optimizer``:
+        ``slope`` of log effective rate against log batch size in the small-batch regime, ``S_min`` (steps),
+        ``E_min`` (examples) and ``B_crit`` (examples) of (S / S_min - 1)(E / E_min - 1) = 1, each with ``_low`` and
+        ``_high`` of a 95 % interval, and that fit's ``misfit``, and
+        ``theory_error``, the root mean square over batch sizes of the relative difference between theory's steps and
+        the simulated. Over ``batch_size``: ``information_bound`` and
+        ``bayes_bound``, in steps.
 
     Raises
     ------
@@ -193,42 +196,50 @@ def run(
     weight = {b: 1.0 / b + 1.0 / 256 for b in sizes}
     meter.start(len(config.contenders) * sum(weight.values()), "scaling")
     simulated: dict[str, list[Tuned]] = {}
-    exact: dict[str, list[Tuned | None]] = {}
+    theory: dict[str, list[Tuned | None]] = {}
     try:
         for label, contender in config.contenders.items():
             # From the largest batch on: it is the cheapest, and each result tells the next search where to start.
-            simulated[label], exact[label] = [], []
+            simulated[label], theory[label] = [], []
+            predict = _theory_of(contender)
             for b in reversed(sizes):
-                route = simulated_route(config.problem, b, config.target, **options)
-                simulated[label].insert(
-                    0,
-                    _cell(
-                        notebook, f"{label}-{b}-simulated", route, contender, b, simulated[label], sizes, config.seed
-                    ),
-                )
-                known: list[Any] = exact[label]
-                if isinstance(contender.optimizer, SGD) and len(contender.search) == 1:
-                    route = exact_route(config.problem, b, config.target)
-                    known.insert(
-                        0, _cell(notebook, f"{label}-{b}-exact", route, contender, b, known, sizes, config.seed)
-                    )
+                here = partial(_cell, notebook, contender, b, sizes, config.seed)
+                known: list[Any] = theory[label]
+                guide = None
+                if predict is not None:
+                    route = predict(config.problem, b, config.target)
+                    known.insert(0, here(f"{label}-{b}-theory", route, known))
+                    guide = Guide(route, known[0])
                 else:
                     known.insert(0, None)
+                route = simulated_route(config.problem, b, config.target, **options)
+                simulated[label].insert(0, here(f"{label}-{b}-simulated", route, simulated[label], guide=guide))
                 meter.advance(weight[b])
     finally:
         meter.close()
-    return _labelled(config, simulated, exact)
+    return _labelled(config, simulated, theory)
+
+
+def _theory_of(contender: Contender) -> Callable[..., Route] | None:
+    """The theory for a contender whose rate alone is tuned: exact, in the mean field, or none."""
+    if len(contender.search) > 1:
+        return None
+    if isinstance(contender.optimizer, SGD):
+        return exact_route
+    return mean_field_route if isinstance(contender.optimizer, analytic.mean_field.OPTIMIZERS) else None
 
 
 def _cell(
     notebook: _Notebook,
-    name: str,
-    route: Any,
     contender: Contender,
     batch_size: int,
-    larger: list[Tuned],
     sizes: tuple[int, ...],
     seed: int,
+    name: str,
+    route: Route,
+    larger: list[Tuned],
+    *,
+    guide: Guide | None = None,
 ) -> Tuned:
     def compute() -> Tuned:
         optimizer = contender.at(batch_size)
@@ -238,7 +249,7 @@ def _cell(
                 guess = _extrapolated([t.values[hyper] for t in larger[:2]], sizes[-len(larger) - 1 :][:3], hyper)
                 search[hyper] = _near(guess, hyper, bounds)
             expected = larger[0].steps * sizes[-len(larger)] / batch_size  # at most, by perfect scaling
-        return tune_one(route, optimizer, search, seed=seed, expected=expected)
+        return tune_one(route, optimizer, search, seed=seed, expected=expected, guide=guide)
 
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
     return notebook.cell(safe, compute)
@@ -261,7 +272,7 @@ def _near(guess: float, name: str, original: tuple[float, float]) -> tuple[float
 
 
 def _labelled(
-    config: ScalingConfig, simulated: Mapping[str, list[Tuned]], exact: Mapping[str, list[Tuned | None]]
+    config: ScalingConfig, simulated: Mapping[str, list[Tuned]], theory: Mapping[str, list[Tuned | None]]
 ) -> xr.Dataset:
     labels = list(config.contenders)
     dims = ("optimizer", "batch_size")
@@ -285,7 +296,7 @@ def _labelled(
     data["effective_lr_stderr"] = (dims, relative * data["effective_lr"][1])
 
     def closed(read: Callable[[Contender, Tuned], float]) -> Array:
-        rows = [[np.nan if t is None else read(config.contenders[label], t) for t in exact[label]] for label in labels]
+        rows = [[np.nan if t is None else read(config.contenders[label], t) for t in theory[label]] for label in labels]
         return np.array(rows)
 
     data["analytic_steps"] = (dims, closed(lambda c, t: t.steps), {"units": "steps"})
@@ -308,6 +319,7 @@ def _labelled(
                 if hasattr(bend, name):
                     values[k] = getattr(bend, name)
     data["in_regime"] = (dims, regime)
+    data["theory_error"] = (("optimizer",), _theory_error(data["steps"][1], data["analytic_steps"][1]))
     units = {"S_min": {"units": "steps"}, "E_min": {"units": "examples"}, "B_crit": {"units": "examples"}}
     for name, values in fitted.items():
         data[name] = (("optimizer",), values, units.get(name.split("_low")[0].split("_high")[0], {}))
@@ -315,7 +327,11 @@ def _labelled(
         data[name] = (("batch_size",), examples / batch, {"units": "steps"})
     return xr.Dataset(
         data,
-        coords={"optimizer": np.array(labels), "batch_size": ("batch_size", batch, {"units": "examples"})},
+        coords={
+            "optimizer": np.array(labels),
+            "batch_size": ("batch_size", batch, {"units": "examples"}),
+            "theory": ("optimizer", [_theory_name(c) for c in config.contenders.values()]),
+        },
         attrs={
             "target": config.target,
             "dim": config.problem.dim,
@@ -326,6 +342,20 @@ def _labelled(
             "config": json.dumps(config.to_dict()),
         },
     )
+
+
+def _theory_name(contender: Contender) -> str:
+    kind = _theory_of(contender)
+    return "none" if kind is None else "exact" if kind is exact_route else "mean field"
+
+
+def _theory_error(steps: Array, predicted: Array) -> Array:
+    """Root mean square of how far theory's steps are from the simulated ones, relative to these, per optimizer."""
+    with np.errstate(invalid="ignore"):
+        off = np.where(np.isfinite(steps) & np.isfinite(predicted), predicted / steps - 1.0, np.nan)
+    known = np.isfinite(off)
+    total = np.where(known, off, 0.0) ** 2
+    return np.sqrt(total.sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan))
 
 
 def _value(name: str, contender: Contender, tuned: Tuned) -> float:
