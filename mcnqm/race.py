@@ -1,6 +1,6 @@
 """Steps to target by simulation: all lanes of a sweep advance together until each has hit, or cannot.
 
-The estimator: the first step at which the estimated risk is at or below the target. Up to `_EXACT_UNTIL` steps the
+The estimator: the first step at which the estimated risk is at or below the target. Up to `_RAW_UNTIL` steps the
 estimate is the mean loss over all trajectories at every step. Later, where a first passage would pick out the first
 favourable fluctuation of that mean, it is a local quadratic regression of the mean loss on log t, over a window of a
 factor exp(±`_WINDOW`) in t: the risk is smooth there, while fluctuations last for a fraction of it, and the
@@ -33,6 +33,9 @@ _REACHED, _DIVERGED, _STEADY, _LIMIT, _OVERTAKEN = range(5)
 
 _EXACT_UNTIL = 256
 """Up to here every step is looked at; beyond, about every 1/256 of the steps so far."""
+
+_RAW_UNTIL = 96
+"""Up to here the mean loss is taken as it is: a window would hold few steps, and momentum may still oscillate."""
 
 _WINDOW = 0.12
 """Half the width of the regression's window, in log t."""
@@ -186,7 +189,7 @@ class _Curve:
         self.steps = np.append(self.steps, record)
         self._raw = np.concatenate([self._raw, new], axis=2)
         reach = self.steps[-1] if last else self.steps[-1] * np.exp(-_WINDOW)
-        settled = max(int(np.searchsorted(self.steps, max(reach, _EXACT_UNTIL), side="right")), self._settled)
+        settled = max(int(np.searchsorted(self.steps, max(reach, _RAW_UNTIL), side="right")), self._settled)
         settled = min(settled, self.steps.size)
         estimate = np.empty((*self._raw.shape[:2], settled - self._settled))
         for k in range(self._settled, settled):
@@ -196,7 +199,7 @@ class _Curve:
 
     def _estimate(self, k: int) -> Array:
         t = self.steps[k]
-        if t <= _EXACT_UNTIL:
+        if t <= _RAW_UNTIL:
             return self._raw[..., k]
         window = slice(*np.searchsorted(self.steps, [t * np.exp(-_WINDOW), t * np.exp(_WINDOW) * (1 + 1e-12)]))
         x = np.log(self.steps[window] / t)
@@ -226,13 +229,16 @@ class _Curve:
 def summarise(crossings: Array) -> tuple[Array, Array]:
     """Best estimate and standard error of crossing times, shape (..., estimates).
 
-    Long runs: the jackknife's. A crossing within the first `_EXACT_UNTIL` steps, on a risk that is not smoothed, jumps
+    Long runs: the jackknife's. A crossing within the first `_RAW_UNTIL` steps, on a risk that is not smoothed, jumps
     between dips of an oscillation rather than being a smooth function of the sample; correcting its bias would only
-    multiply the noise, so there the estimate is that of all trajectories, and the spread alone is taken.
+    multiply the noise, so there the estimate is that of all trajectories, and the spread alone is taken. So too where
+    the correction would exceed the error: it is then a jump from one dip to another.
     """
     corrected, stderr = jackknife(crossings)
     whole = crossings[..., 0]
-    return np.where(whole > _EXACT_UNTIL, corrected, np.where(np.isfinite(corrected), whole, np.inf)), stderr
+    with np.errstate(invalid="ignore"):
+        smooth = (whole > _RAW_UNTIL) & (np.abs(corrected - whole) <= stderr)
+    return np.where(smooth, corrected, np.where(np.isfinite(corrected), whole, np.inf)), stderr
 
 
 def _steady(octaves: list[tuple[int, Array]], alive: NDArray[np.int64], initial: float) -> NDArray[np.bool_]:

@@ -84,9 +84,9 @@ def steps_to_target(
 
     Notes
     -----
-    By simulation, up to 256 steps, every step is looked at: the answer is the first at which the mean loss over all
-    trajectories is at or below the target. Beyond, looks are 4 steps or 1/256 of the steps so far apart. There a
-    plain first passage would be early, since it takes the first favourable fluctuation; so the mean loss is first
+    By simulation, up to 96 steps, the answer is the first step at which the mean loss over all trajectories is at or
+    below the target. Later (looks are 1 step apart up to 256, then 4 steps or 1/256 of the steps so far) a plain first
+    passage would be early, since it takes the first favourable fluctuation; so the mean loss is first
     smoothed by a local quadratic regression on log t, over a factor exp(±0.12) in t, with interpolation between
     looks. What bias is left by the nonlinearity of a first passage falls like one over the number of trajectories,
     and the jackknife removes its leading part: ``steps`` is so corrected, and rounded up. ``docs/steps.md`` has
@@ -95,7 +95,7 @@ def steps_to_target(
     A setting whose risk falls by less than 2 % in two successive octaves of steps, below half or above all of the
     initial risk, is taken to be in its steady state; under SGD only if the exact steady state is above the target.
 
-    Crossings within the first 256 steps are those of the mean of all trajectories, without a correction: there the
+    Crossings within the first 96 steps are those of the mean of all trajectories, without a correction: there the
     error is that of the draw of starting points, and more trajectories are cheap.
 
     Examples

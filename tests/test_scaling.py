@@ -44,8 +44,41 @@ def test_simulated_steps_and_rates_agree_with_theory(study):
         z = ((linear[name] - linear[f"analytic_{name}"]) / linear[f"{name}_stderr"]).where(counted)
         assert np.abs(z).max() < 4.5, (name, z.values)
     assert (linear.analytic_steps > 250).sum() >= 6
-    assert np.isnan(study.analytic_steps.sel(optimizer="adam")).all()
     assert not study.at_edge.any()
+
+
+def test_adam_agrees_with_the_mean_field(study):
+    """Within 3 %, theory's own error, or 4.5 standard errors; the plain rule of thumb 1 / B is far outside."""
+    adam = study.sel(optimizer="adam")
+    assert adam.theory == "mean field"
+    off = np.abs(adam.analytic_steps - adam.steps)
+    allowed = 0.03 * adam.steps + 4.5 * adam.steps_stderr
+    assert (off < allowed).all(), (adam.steps.values, adam.analytic_steps.values)
+    assert float(adam.theory_error) < 0.03
+    by_rule = adam.steps[0] / adam.batch_size
+    assert (np.abs(by_rule - adam.steps) > allowed)[-1]
+
+
+@pytest.mark.slow
+def test_every_regime_agrees_with_theory_at_the_full_size():
+    """d = 1000, from noise to curvature: steps and rates of SGD and momentum, |z| < 4.5 each.
+
+    Two errors at once are correlated, since both optimizers see the same noise. Rates where more than 100 steps are
+    needed; below, whole steps decide, and the exact best is whichever of equals is found first.
+    """
+    config = ScalingConfig(
+        contenders={name: CONTENDERS[name] for name in ("sgd", "momentum")},
+        batch_sizes=tuple(4**k for k in range(2, 9)),
+    )
+    study = run(config)
+    for name, counted in (("steps", study.steps > 0), ("effective_lr", study.analytic_steps > 100)):
+        z = ((study[name] - study[f"analytic_{name}"]) / study[f"{name}_stderr"]).where(counted)
+        assert np.abs(z).max() < 4.5, (name, z.values)
+    # Negative control: steps off by a tenth are rejected wherever they are known to 1 %.
+    known = study.steps_stderr < 0.01 * study.steps
+    wrong = np.abs(study.steps - 1.1 * study.analytic_steps) / study.steps_stderr
+    assert known.sum() >= 8
+    assert (wrong.where(known, np.inf) > 4.5).all()
 
 
 def test_slopes_are_those_of_the_rules(study):

@@ -27,11 +27,10 @@ from mcnqm.domains import Domain, integer, positive
 from mcnqm.errors import ParameterError
 from mcnqm.files import write_text
 from mcnqm.fits import log_slope, small_batch_regime, tradeoff
-from mcnqm.optimizers import SGD
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
 from mcnqm.studies.contenders import CONTENDERS, Contender
-from mcnqm.tune import Guide, Route, Tuned, exact_route, mean_field_route, simulated_route, tune_one
+from mcnqm.tune import Guide, Route, Tuned, exact_route, simulated_route, theory_of, tune_one
 
 __all__ = ["ScalingConfig", "run"]
 
@@ -220,13 +219,9 @@ def run(
     return _labelled(config, simulated, theory)
 
 
-def _theory_of(contender: Contender) -> Callable[..., Route] | None:
-    """The theory for a contender whose rate alone is tuned: exact, in the mean field, or none."""
-    if len(contender.search) > 1:
-        return None
-    if isinstance(contender.optimizer, SGD):
-        return exact_route
-    return mean_field_route if isinstance(contender.optimizer, analytic.mean_field.OPTIMIZERS) else None
+def _theory_of(contender: Contender) -> Callable[[NoisyQuadratic, float, float], Route] | None:
+    """The theory for a contender whose rate alone is tuned."""
+    return theory_of(contender.optimizer) if len(contender.search) == 1 else None
 
 
 def _cell(
@@ -355,7 +350,8 @@ def _theory_error(steps: Array, predicted: Array) -> Array:
         off = np.where(np.isfinite(steps) & np.isfinite(predicted), predicted / steps - 1.0, np.nan)
     known = np.isfinite(off)
     total = np.where(known, off, 0.0) ** 2
-    return np.sqrt(total.sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan))
+    mean: Array = total.sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
+    return np.sqrt(mean)
 
 
 def _value(name: str, contender: Contender, tuned: Tuned) -> float:
