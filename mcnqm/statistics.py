@@ -250,8 +250,8 @@ def controlled(sample: Array, control: Array, expected: Array, axis: int = -1) -
     -----
     With :math:`b_{-r}` from all pairs but the r-th, :math:`\ell_r - b_{-r} (y_r - E y)` has mean
     :math:`E \ell`, since :math:`b_{-r}` is independent of :math:`y_r`. Of fewer than 4 pairs, too few to tell, the
-    coefficient is 0. Regression is through the known mean of the control only where that is an advantage: deviations
-    of both are taken from their own sample means. See Asmussen and Glynn (2007), Stochastic Simulation, section V.2.
+    coefficient is 0. It is shrunk by max(0, 1 - 1 / F), F the F statistic of the regression. On control variates see
+    Asmussen and Glynn (2007), Stochastic Simulation, section V.2.
 
     Examples
     --------
