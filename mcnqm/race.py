@@ -232,12 +232,12 @@ def summarise(crossings: Array) -> tuple[Array, Array]:
     Long runs: the jackknife's. A crossing within the first `_RAW_UNTIL` steps, on a risk that is not smoothed, jumps
     between dips of an oscillation rather than being a smooth function of the sample; correcting its bias would only
     multiply the noise, so there the estimate is that of all trajectories, and the spread alone is taken. So too where
-    the correction would exceed the error: it is then a jump from one dip to another.
+    the correction would exceed the error or a fifth of the steps: it is then a jump from one dip to another.
     """
     corrected, stderr = jackknife(crossings)
     whole = crossings[..., 0]
     with np.errstate(invalid="ignore"):
-        smooth = (whole > _RAW_UNTIL) & (np.abs(corrected - whole) <= stderr)
+        smooth = (whole > _RAW_UNTIL) & (np.abs(corrected - whole) <= np.minimum(stderr, 0.2 * whole))
     return np.where(smooth, corrected, np.where(np.isfinite(corrected), whole, np.inf)), stderr
 
 

@@ -81,7 +81,7 @@ def test_numbers_and_bounds_are_written_where_they_belong():
     assert legend_of(right)[0] == "SGD: slope 1.002 [0.991, 1.013]"
     assert [text.get_text() for text in left.texts] == ["information bound", "Bayes bound"]
     title = figure.get_suptitle()
-    assert title.startswith("target risk 0.01, d = 1000, 16 trajectories\n")
+    assert title.startswith("target risk 0.01, d = 1000\n")
     assert "dotted: fitted trade-off" in title
 
 

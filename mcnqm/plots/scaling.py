@@ -262,7 +262,7 @@ def _slope(one: xr.Dataset) -> str:
 
 def _title(study: xr.Dataset) -> str:
     facts = []
-    for name, text in (("target", "target risk {:g}"), ("dim", "d = {}"), ("trajectories", "{} trajectories")):
+    for name, text in (("target", "target risk {:g}"), ("dim", "d = {}")):
         if name in study.attrs:
             facts.append(text.format(study.attrs[name]))
     key = "points: simulated ± 2 s.e., filled in the perfect-scaling regime"
