@@ -180,7 +180,9 @@ def test_points_are_the_studys(study):
     assert np.allclose(tops - line.get_ydata(), 2 * stderr)
 
 
-def test_nothing_overlaps(study):
+@pytest.mark.parametrize("betas", [[0], [0, 1], [0, 1, 1]])
+def test_nothing_overlaps(study, betas):
+    study = study.isel(beta2=betas)
     figure = plot_mean_field(study)
     figure.draw_without_rendering()
     panels = [axes.get_window_extent() for axes in figure.axes]
@@ -193,7 +195,7 @@ def test_nothing_overlaps(study):
     assert outside.x1 <= figure.bbox.x1
     inner = figure.axes[-1].get_legend().get_window_extent()
     for axes, panel, curves in zip(
-        figure.axes, panels, [study.rms_error.values] * 2 + [study.late_reduction.values], strict=True
+        figure.axes, panels, [study.rms_error.values] * len(betas) + [study.late_reduction.values], strict=True
     ):
         batch = np.broadcast_to(study.batch_size.values, curves.shape)
         points = axes.transData.transform(np.column_stack([batch.ravel(), curves.ravel()]))

@@ -72,7 +72,9 @@ def plot_mean_field(study: xr.Dataset) -> Figure:
     panels[0].set_ylabel("relative error of the predicted risk (r.m.s.)")
     _reductions(panels[-1], study, batch)
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower left", ncols=min(len(names), 5), fontsize=8.5, frameon=False)
+    # An entry is narrower than a panel; all five fit in one row under four panels.
+    columns = len(names) if len(panels) > 3 else len(panels)
+    figure.legend(handles, names, loc="outside lower left", ncols=columns, fontsize=8.5, frameon=False)
     return figure
 
 
