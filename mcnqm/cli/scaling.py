@@ -81,7 +81,7 @@ def scaling_command(
     write_dataset(study, output)
     if figure:
         write_whole(figure, plot_scaling(study).savefig)
-    shutil.rmtree(parts)
+    shutil.rmtree(parts, ignore_errors=True)
     console = Console(highlight=False)
     _show_cells(study, console)
     _show_summary(study, console)
