@@ -272,10 +272,12 @@ def controlled(sample: Array, control: Array, expected: Array, axis: int = -1) -
     dx, dy = (a - a.mean(-1, keepdims=True) for a in (x_safe, y_safe))
     # Sums of products over all but one: leaving out r takes away n / (n - 1) of its own product.
     without = n / (n - 1)
-    xx, yy, xy = (
-        np.maximum((a * b).sum(-1, keepdims=True) - without * a * b, floor)
-        for a, b, floor in ((dx, dx, 0.0), (dy, dy, 0.0), (dx, dy, -np.inf))
-    )
+    whole = [(a * b).sum(-1, keepdims=True) for a, b in ((dx, dx), (dy, dy), (dx, dy))]
+    xx, yy, xy = (total - without * a * b for total, (a, b) in zip(whole, ((dx, dx), (dy, dy), (dx, dy)), strict=True))
+    # Where r is all but the whole of a sum, what is left of it is rounding: there the others are summed by themselves.
+    lost = (xx < _CANCELLED * whole[0]) | (yy < _CANCELLED * whole[1])
+    if lost.any():
+        xx[lost], yy[lost], xy[lost] = _sums_of_others(x_safe, y_safe, lost)
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = xy / yy
         rest = np.maximum(xx - slope * xy, 0.0)
@@ -285,4 +287,17 @@ def controlled(sample: Array, control: Array, expected: Array, axis: int = -1) -
     return np.moveaxis(np.where(sound[..., np.newaxis], x_safe - b * (y_safe - target), x), -1, axis)
 
 
+def _sums_of_others(x: Array, y: Array, which: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
+    """Sums of products about their means over all but r, along the last axis, at every r in `which`."""
+    n = x.shape[-1]
+    row, r = np.nonzero(which.reshape(-1, n))
+    others = np.arange(n) != r[:, np.newaxis]
+    dx, dy = (a.reshape(-1, n)[row][others].reshape(-1, n - 1) for a in (x, y))
+    dx, dy = (a - a.mean(-1, keepdims=True) for a in (dx, dy))
+    return (dx * dx).sum(-1), (dy * dy).sum(-1), (dx * dy).sum(-1)
+
+
 _FEWEST_PAIRS = 4
+
+_CANCELLED = 1e-8
+"""A difference of sums that is smaller than this share of them has lost half of its digits."""

@@ -17,6 +17,9 @@ Array = NDArray[np.float64]
 
 VARIABLES = 5
 
+_HALVINGS = 20
+"""Of the bracket of v in which the rate of an unstable chunk is sought: to a millionth of its logarithm's width."""
+
 
 @njit
 def _clock(rule: Array, start: int, lengths: NDArray[np.int64]) -> Array:
@@ -40,6 +43,109 @@ def _clock(rule: Array, start: int, lengths: NDArray[np.int64]) -> Array:
             table[k, s, 10:] = beta2**n, ((n - 1.0) - n * beta2 + beta2**n) / left2
         t += n
     return table
+
+
+@njit
+def _rate(
+    v: float,
+    noise: float,
+    share: float,
+    lr: float,
+    eps: float,
+    bias1: float,
+    bias2: float,
+    spread: float,
+    overlap: float,
+    order: int,
+) -> tuple[float, float]:
+    """Rate of the twin where v is given, and the variance of its noise before the rate multiplies it."""
+    root = np.sqrt(v / bias2)
+    below = bias1 * (root + eps)
+    a = lr / below if below > 0.0 else 0.0
+    if order == 1 or share == 0.0:
+        return a, noise
+    # How much of the denominator fluctuates: all of it without epsilon.
+    r = root / (root + eps)
+    rho, kappa = spread * share * (2.0 - share), r * overlap * share
+    drift = 1.0 + rho * r * (0.25 * r + 0.125) - kappa
+    return a * drift, noise * (1.0 + rho * r * (0.75 * r + 0.25) - 2.0 * kappa) / (drift * drift)
+
+
+@njit
+def _doubled(
+    n: int,
+    a: float,
+    push: float,
+    h: float,
+    keep: float,
+    beta1: float,
+    p: float,
+    c: float,
+    q: float,
+) -> tuple[float, float, float]:
+    """P, C, Q after n steps at rate a: what `advance` does for all lanes, for one."""
+    left1 = 1.0 - beta1
+    w00, w01, w10, w11 = keep - a * left1 * h, -a * beta1, left1 * h, beta1
+    x11 = left1 * left1 * push
+    x00, x01 = a * a * x11, -a * x11
+    while n > 1:
+        y00 = x00 + w00 * (w00 * x00 + 2.0 * w01 * x01) + w01 * w01 * x11
+        y01 = x01 + w00 * (w10 * x00 + w11 * x01) + w01 * (w10 * x01 + w11 * x11)
+        x11 = x11 + w10 * (w10 * x00 + 2.0 * w11 * x01) + w11 * w11 * x11
+        x00, x01 = y00, y01
+        trace, twist = w00 + w11, w01 * w10
+        w00, w01, w10, w11 = w00 * w00 + twist, w01 * trace, w10 * trace, w11 * w11 + twist
+        n //= 2
+    return (
+        max(x00 + w00 * (w00 * p + 2.0 * w01 * c) + w01 * w01 * q, 0.0),
+        x01 + w00 * (w10 * p + w11 * c) + w01 * (w10 * c + w11 * q),
+        x11 + w10 * (w10 * p + 2.0 * w11 * c) + w11 * w11 * q,
+    )
+
+
+@njit
+def _bounded(
+    n: int,
+    low: float,
+    high: float,
+    h: float,
+    noise: float,
+    keep: float,
+    beta1: float,
+    kept2: float,
+    ramp: float,
+    bias1: float,
+    bias2: float,
+    lr: float,
+    eps: float,
+    spread: float,
+    overlap: float,
+    order: int,
+    state: tuple[float, float, float, float],
+) -> tuple[float, float, float]:
+    """P, C, Q after n steps at the rate that their own growth leaves: for a chunk that is unstable.
+
+    A growing P raises v, which lowers the rate. Sought, between `low` and `high`, is the least v that is no less than
+    what v becomes by the middle of the chunk.
+    """
+    p, c, q, before = state
+    square = h * h * p + noise
+    share = noise / square if noise > 0.0 else 0.0
+    rest = kept2 * before + (1.0 - kept2) * square
+    a, push = _rate(low, noise, share, lr, eps, bias1, bias2, spread, overlap, order)
+    found = _doubled(n, a, push, h, keep, beta1, p, c, q)
+    if rest + h * h * (found[0] - p) / n * ramp <= low:
+        return found
+    for _ in range(_HALVINGS):
+        middle = np.sqrt(low) * np.sqrt(high)
+        a, push = _rate(middle, noise, share, lr, eps, bias1, bias2, spread, overlap, order)
+        found = _doubled(n, a, push, h, keep, beta1, p, c, q)
+        if rest + h * h * (found[0] - p) / n * ramp <= middle:
+            high = middle
+        else:  # or not finite
+            low = middle
+    a, push = _rate(high, noise, share, lr, eps, bias1, bias2, spread, overlap, order)
+    return _doubled(n, a, push, h, keep, beta1, p, c, q)
 
 
 @njit
@@ -82,6 +188,7 @@ def advance(
     lanes = n_settings * nodes
     a00, a01, a10, a11 = np.empty(lanes), np.empty(lanes), np.empty(lanes), np.empty(lanes)
     n00, n01, n11 = np.empty(lanes), np.empty(lanes), np.empty(lanes)
+    used = np.empty(lanes)
     clock = _clock(rule, start, lengths)
     for i in range(curvature.size):
         h = curvature[i]
@@ -95,16 +202,12 @@ def advance(
                 noise, left1 = variance[i, s], 1.0 - beta1
                 for j in range(s * nodes, (s + 1) * nodes):
                     square = h * h * P[j] + noise
-                    v = max(kept2 * V[j] + (1.0 - kept2) * square + slope[j] * ramp, 0.0)
-                    below = bias1 * (np.sqrt(v / bias2) + eps)
-                    a = lr / below if below > 0.0 else 0.0
-                    push = noise
-                    if order == 2 and noise > 0.0:
-                        share = noise / square
-                        rho, kappa = spread * share * (2.0 - share), overlap * share
-                        drift = 1.0 + 0.375 * rho - kappa
-                        a *= drift
-                        push *= (1.0 + rho - 2.0 * kappa) / (drift * drift)
+                    # A falling h²P may come to nothing within the chunk, but not to less.
+                    change = max(slope[j], -h * h * P[j] / n)
+                    v = max(kept2 * V[j] + (1.0 - kept2) * square + change * ramp, 0.0)
+                    share = noise / square if noise > 0.0 else 0.0
+                    a, push = _rate(v, noise, share, lr, eps, bias1, bias2, spread, overlap, order)
+                    used[j] = v
                     a00[j], a01[j] = keep - a * left1 * h, -a * beta1
                     a10[j], a11[j] = left1 * h, beta1
                     n00[j], n01[j], n11[j] = (
@@ -126,15 +229,25 @@ def advance(
                     a10[j] = w10 * (w00 + w11)
                     a11[j] = w10 * w01 + w11 * w11
             for s in range(n_settings):
-                noise, kept2, ramp = variance[i, s], clock[k, s, 10], clock[k, s, 11]
+                lr, eps, keep, beta1, kept2, ramp, bias1, bias2, spread, overlap, kept2_all, ramp_all = clock[k, s]
+                noise = variance[i, s]
+                # Below this v a rate is unstable. Beyond weight decay's own limit none is stable.
+                edge = bias1 * (1.0 + keep) * (1.0 + beta1) / ((1.0 - beta1) * h)
+                limit = max(lr / edge - eps, 0.0) ** 2 * bias2 if edge > 0.0 else 0.0
                 for j in range(s * nodes, (s + 1) * nodes):
                     w00, w01, w10, w11 = a00[j], a01[j], a10[j], a11[j]
                     p, c, q = P[j], C[j], Q[j]
                     P[j] = max(n00[j] + w00 * (w00 * p + 2.0 * w01 * c) + w01 * w01 * q, 0.0)
                     C[j] = n01[j] + w00 * (w10 * p + w11 * c) + w01 * (w10 * c + w11 * q)
                     Q[j] = n11[j] + w10 * (w10 * p + 2.0 * w11 * c) + w11 * w11 * q
+                    if n > 1 and used[j] < limit:
+                        high = max(4.0 * limit, 8.0 * noise, V[j], h * h * p + noise)
+                        P[j], C[j], Q[j] = _bounded(
+                            *(n, max(used[j], 1e-60 * high), high, h, noise, keep, beta1, kept2, ramp, bias1, bias2),
+                            *(lr, eps, spread, overlap, order, (p, c, q, V[j])),
+                        )
                     slope[j] = h * h * (P[j] - p) / n
-                    V[j] = max(kept2 * V[j] + (1.0 - kept2) * (h * h * p + noise) + slope[j] * ramp, 0.0)
+                    V[j] = max(kept2_all * V[j] + (1.0 - kept2_all) * (h * h * p + noise) + slope[j] * ramp_all, 0.0)
             if looks[k]:
                 for s in range(n_settings):
                     total = 0.0

@@ -55,8 +55,8 @@ _EXACT_UNTIL = 256
 _PER_OCTAVE = 16
 """At least so many chunks while the number of steps doubles."""
 
-_FLAT = 1e-3
-"""A risk that falls by less than this between octaves of steps, after it has halved, is steady."""
+_STILL = 1e-14
+"""A second moment that falls by less than this in an octave of steps, relative to itself, stands still: rounding."""
 
 
 def risk(
@@ -233,9 +233,10 @@ def steps_to_target(
         raise ParameterError("patience", patience, "be >= 1")
     settings = settings_of(optimizer, batch_size, target=target)
     flat = _Field(problem, optimizer, settings, order, nodes).passages(settings.values["target"], last, patience)
+    whole = np.maximum(np.ceil(flat - 1e-9), 0.0)
     data = {
-        "steps": xr.DataArray(settings.unflatten(np.ceil(flat - 1e-9)), dims=settings.dims, attrs={"units": "steps"}),
-        "crossing": xr.DataArray(settings.unflatten(flat), dims=settings.dims, attrs={"units": "steps"}),
+        name: xr.DataArray(settings.unflatten(values), dims=settings.dims, attrs={"units": "steps"})
+        for name, values in (("steps", whole), ("crossing", flat))
     }
     return dataset(data, settings, problem, optimizer).assign_attrs(method="mean field", order=order)
 
@@ -274,7 +275,7 @@ class _Field:
         self._weight = (0.5 * problem.multiplicity * problem.curvature)[:, np.newaxis] * self.share
         self._state = np.zeros((problem.size, VARIABLES, settings.size, self.share.shape[1]))
         self._state[:, 0] = (place**2)[:, np.newaxis]
-        self._initial = float((self._weight * place**2).sum())
+        self._initial = problem.initial_risk
         self._step = 0
 
     def run(self, at: NDArray[np.int64], keep: Callable[[int, Array], None] | None = None) -> Array:
@@ -312,13 +313,13 @@ class _Field:
     def passages(self, targets: Array, last: int, patience: float | None) -> Array:
         """When each setting's risk crosses its target, inf if never."""
         crossing = np.where(self._initial <= targets, 0.0, np.inf)
-        before, level = np.full(targets.size, self._initial), np.full((3, targets.size), self._initial)
+        before = np.full(targets.size, self._initial)
+        second, hopeless = self._state[:, 0].copy(), np.zeros(targets.size, dtype=bool)
         running = np.isinf(crossing)
         while running.any() and self._step < last:
-            looks = _looks(self._step, last)
-            start = max(self._step, 1)
+            looks, start = _looks(self._step, last), self._step
             risk = self._to(looks)
-            times = np.concatenate([[self._step if self._step == 0 else start], looks]).astype(float)
+            times = np.concatenate([[start], looks]).astype(float)
             curve = np.concatenate([before[:, np.newaxis], risk], axis=1)
             for s in np.flatnonzero(running):
                 below = np.flatnonzero(risk[s] <= targets[s])
@@ -329,11 +330,15 @@ class _Field:
                     early, late = np.log(np.maximum(times[j : j + 2], 0.5))
                     crossing[s] = np.exp(early + share * (late - early))
             before = risk[:, -1]
-            level = np.concatenate([level[1:], before[np.newaxis]])
-            with np.errstate(invalid="ignore", divide="ignore"):
-                flat = (level[:-1] - level[1:] < _FLAT * level[1:]).all(axis=0)
-                settled = (before < 0.5 * self._initial) | (before > 1.01 * self._initial)
-                running = np.isinf(crossing) & np.isfinite(before) & ~(flat & settled)
+            with np.errstate(invalid="ignore", over="ignore"):
+                # A second moment falls ever more slowly: linearly in the root at most, when all gradient is signal. So
+                # what fell in this octave, kept up to the end, is the most that can fall. Moments that rise do not
+                # count against those that fall. Twice over, lest a moment be caught as it turns from rising.
+                fall = np.maximum(second * (1.0 - _STILL) - self._state[:, 0], 0.0)
+                pace = np.einsum("in,isn->s", self._weight, fall) / (self._step - start)
+                out_of_reach = before - pace * (last - self._step) > targets
+                running = np.isinf(crossing) & np.isfinite(before) & ~(out_of_reach & hopeless)
+            second, hopeless = self._state[:, 0].copy(), out_of_reach
             if patience is not None and self._step > patience * crossing.min():
                 break
         return crossing
