@@ -1,6 +1,6 @@
 """Real optimizers on the noisy quadratic model: fast trajectories beside exact risk."""
 
-from mcnqm import analytic
+from mcnqm import analytic, averaging, schedules
 from mcnqm._version import __version__
 from mcnqm.agreement import agreement
 from mcnqm.errors import ParameterError
@@ -21,8 +21,10 @@ __all__ = [
     "__version__",
     "agreement",
     "analytic",
+    "averaging",
     "hyperparameters",
     "noise",
+    "schedules",
     "simulate",
     "steps_to_target",
     "tune",

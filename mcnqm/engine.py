@@ -28,7 +28,8 @@ from mcnqm.kernels.updates import HeavyBall, Nesterov, PlainSGD, rule_of
 from mcnqm.optimizers import SGD
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import Meter
-from mcnqm.settings import Settings
+from mcnqm.schedules import Segments
+from mcnqm.settings import Settings, Timetable
 from mcnqm.statistics import normal_strata
 
 __all__ = ["Job", "Losses", "March", "Pool", "has_twin", "kernel_form", "run_loss", "run_paths", "twin_cells"]
@@ -48,6 +49,9 @@ _RECORDS = 4096
 
 _OUT_BYTES = 2**25
 """Most memory of a shard's result."""
+
+_TABLE = 2**19
+"""Most numbers in a table of schedules: longer runs are cut."""
 
 
 def kernel_form(optimizer: Any, values: dict[str, NDArray[np.float64]]) -> tuple[type, NDArray[np.float64]]:
@@ -141,7 +145,8 @@ class Job:
     per_example : bool
         Draw every example, rather than the law of their mean.
     cells : int
-        Run a mean-field twin beside every lane, its rates by so many cells of the starting point's law; 0: none.
+        Run a mean-field twin beside every lane, its rates by so many cells of the starting point's law; 0: none. Not
+        with an average (a value ``average`` among the settings).
     """
 
     problem: NoisyQuadratic
@@ -160,8 +165,60 @@ class Job:
     @cached_property
     def form(self) -> tuple[type, NDArray[np.float64]]:
         """Hyperparameters as kernels know them, the batch size last: see `kernel_form`."""
-        kind, rows = kernel_form(self.optimizer, {k: v for k, v in self.settings.values.items() if k != "batch_size"})
+        kind, rows = kernel_form(
+            self.optimizer, {k: v for k, v in self.settings.values.items() if k not in ("batch_size", "average")}
+        )
         return kind, np.vstack([rows, self.settings.values["batch_size"]])
+
+    @cached_property
+    def timetable(self) -> _Timetable | None:
+        """What changes with the step: hyperparameters, the batch size, and the weight of the past in an average."""
+        fields: tuple[str, ...] = self.form[0]._fields  # type: ignore[attr-defined]
+        tables = dict(self.settings.schedules)
+        if "average" in self.settings.values and "average" not in tables:
+            size = self.settings.size
+            distinct, which = np.unique(self.settings.values["average"], return_inverse=True)
+            curves = tuple(Segments((1,), (float(v),), (float(v),), ("constant",)) for v in distinct)
+            tables["average"] = Timetable("average", curves, which.reshape(-1).astype(np.int64), np.ones(size))
+        if not tables:
+            return None
+        mask = tuple((0.0,) if name in tables else () for name in (*fields, "batch_size", "average"))
+        return _Timetable(mask, tuple(tables[name] for name in (*fields, "batch_size", "average") if name in tables))
+
+
+@dataclass(frozen=True)
+class _Timetable:
+    """Scheduled numbers, in the order of the kernels' mask.
+
+    Attributes
+    ----------
+    mask : tuple of tuple
+        See `mcnqm.kernels.loops.Shard`.
+    rows : tuple of Timetable
+    """
+
+    mask: tuple[tuple[float, ...], ...]
+    rows: tuple[Timetable, ...]
+
+    @property
+    def curves(self) -> int:
+        return sum(len(row.curves) for row in self.rows)
+
+    @cached_property
+    def which(self) -> NDArray[np.int64]:
+        """Whose row of the table each scheduled number follows, shape (rows, settings)."""
+        first = np.cumsum([0, *(len(row.curves) for row in self.rows[:-1])])
+        return np.stack([row.which + start for row, start in zip(self.rows, first, strict=True)])
+
+    def table(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Factors at the steps from `start` to `stop` - 1, shape (curves, steps)."""
+        step = np.arange(start, stop, dtype=np.int64)
+        parts = []
+        for row in self.rows:
+            part = row.at(step)
+            # What the batch size divides is a variance.
+            parts.append(1.0 / np.sqrt(part) if row.name == "batch_size" else part)
+        return np.ascontiguousarray(np.concatenate(parts))
 
 
 def has_twin(optimizer: Any) -> bool:
@@ -253,7 +310,7 @@ def _tiles(job: Job, members: NDArray[np.int64], records: int, most_lanes: int =
     """Cut the settings `members` times all trajectories into tiles that one shard can hold."""
     width = min(most_lanes, LANES)
     by_setting = min(members.size, width) >= min(job.trajectories.size, width)
-    groups = max(1, min(_GROUPS, _OUT_BYTES // (8 * LANES * records)))
+    groups = max(1, min(_GROUPS, _OUT_BYTES // (8 * LANES * max(records, 1))))
     batch = job.settings.values["batch_size"]
     kinds = [(0, members)]
     if job.per_example:  # examples are drawn for one batch size at a time
@@ -266,8 +323,17 @@ def _tiles(job: Job, members: NDArray[np.int64], records: int, most_lanes: int =
     ]
 
 
-def _shard(job: Job, tile: _Tile, part: _Coordinates, start: int, record: NDArray[np.int64], keep: int = 0) -> Shard:
-    columns = job.form[1][:, tile.settings]
+def _shard(
+    job: Job,
+    tile: _Tile,
+    part: _Coordinates,
+    start: int,
+    stop: int,
+    record: NDArray[np.int64],
+    table: NDArray[np.float64],
+    keep: int = 0,
+) -> Shard:
+    columns, times = job.form[1][:, tile.settings], job.timetable
     if job.per_example:
         columns[-1] = 1.0  # averaged examples already have the variance of their mean
     return Shard(
@@ -283,13 +349,20 @@ def _shard(job: Job, tile: _Tile, part: _Coordinates, start: int, record: NDArra
         std=part.std,
         weight=0.5 * part.curvature,
         start=start,
-        stop=int(record[-1]),
+        stop=stop,
         record=record,
         keep=keep,
         edges=part.edges,
         second=part.second,
         share=part.share,
+        scheduled=() if times is None else times.mask,
+        table=table,
+        which=np.empty((0, tile.settings.size), np.int64) if times is None else times.which[:, tile.settings],
     )
+
+
+def _table(job: Job, start: int, stop: int) -> NDArray[np.float64]:
+    return np.empty((0, 0)) if job.timetable is None else job.timetable.table(start, stop)
 
 
 def _out(kind: type, by_setting: bool, shard: Shard, cancel: Any) -> NDArray[np.float64]:
@@ -331,16 +404,30 @@ class March:
         last : bool
             Nothing follows: the state at the end need not be kept.
         """
+        stops = [int(record[-1])]
+        if self._job.timetable is not None:
+            # Multiples of a block of noise; the state goes on from anywhere, bit for bit.
+            most = max(256, _TABLE // self._job.timetable.curves // 256 * 256)
+            stops = [*range((self.step // most + 1) * most, stops[0], most), stops[0]]
+        parts, done = [], 0
+        for stop in stops:
+            until = int(np.searchsorted(record, stop, side="right"))
+            parts.append(self._advance(record[done:until], stop, last=last and stop == stops[-1]))
+            done = until
+        return parts[0].join(parts[1:])
+
+    def _advance(self, record: NDArray[np.int64], stop: int, *, last: bool) -> Losses:
         job, states = self._job, self._states
         real = _tiles(job, self.alive, record.size, self._most_lanes)
         tiles = [replace(tile, settings=np.searchsorted(self.alive, tile.settings)) for tile in real]
         kind = job.form[0]
+        table = _table(job, self.step, stop)
 
         def tasks() -> Iterator[tuple[Any, ...]]:
             for tile, lanes in zip(tiles, real, strict=True):
                 for b, block in enumerate(self._blocks):
                     before = None if states is None else states[b].select(tile.settings, tile.trajectories)
-                    shard = _shard(job, lanes, block, self.step, record)
+                    shard = _shard(job, lanes, block, self.step, stop, record, table)
                     yield kind, tile.by_setting, shard, before, self._pool.cancel
 
         kinds = 2 if job.cells else 1
@@ -355,7 +442,7 @@ class March:
                     part = next(results)
                     total += part.out.reshape(total.shape)
                     twin_risk += part.expected
-                    self._meter.advance(float(math.prod(lanes)) * block.index.size * float(record[-1] - self.step))
+                    self._meter.advance(float(math.prod(lanes)) * block.index.size * float(stop - self.step))
                     if part.state is not None:
                         if len(after) == b:
                             after.append(self._room(block.index.size, part.state))
@@ -366,7 +453,7 @@ class March:
                 loss[:, tile.settings, tile.trajectories] = total.transpose(3, 2, 1, 0)
                 expected[tile.settings] = twin_risk.T
         self._states = after or None
-        self.step = int(record[-1])
+        self.step = stop
         return Losses(loss[0], loss[1], expected) if job.cells else Losses(loss[0], None, None)
 
     def _room(self, coordinates: int, like: ShardState) -> ShardState:
@@ -414,12 +501,18 @@ def run_paths(
     seed, so to keep its path it is simply run (again) on its own.
     """
     everything = _coordinates(job.problem)
+    table = _table(job, 0, int(record[-1]))
     affordable = _OUT_BYTES // (8 * LANES * _GROUPS * record.size * keep)
     blocks = _parts(coordinates.size, max(1, min(_PATHS, affordable)))
     tiles = _tiles(job, np.arange(job.settings.size), record.size * keep)
     paths = np.empty((job.settings.size, job.trajectories.size, record.size, coordinates.size, keep))
     tasks = (
-        (job.form[0], tile.by_setting, _shard(job, tile, everything[coordinates[block]], 0, record, keep), pool.cancel)
+        (
+            job.form[0],
+            tile.by_setting,
+            _shard(job, tile, everything[coordinates[block]], 0, int(record[-1]), record, table, keep),
+            pool.cancel,
+        )
         for tile in tiles
         for block in blocks
     )

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from mcnqm.domains import Domain, finite, nonnegative, positive, unit_interval
 from mcnqm.errors import ParameterError
+from mcnqm.schedules import Schedule
 
 __all__ = [
     "SGD",
@@ -31,8 +32,8 @@ __all__ = [
     "numeric_fields",
 ]
 
-Number: TypeAlias = float | ArrayLike | xr.DataArray
-"""A numeric hyperparameter: a scalar, a 1-D array (its dimension is its own name) or a DataArray."""
+Number: TypeAlias = float | ArrayLike | xr.DataArray | Schedule
+"""A numeric hyperparameter: a scalar, a 1-D array (its dimension is its own name), a DataArray, or a `Schedule`."""
 
 T = TypeVar("T", bound=type)
 
@@ -42,8 +43,9 @@ _REGISTRY: dict[str, type] = {}
 def hyperparameters(**domains: Domain) -> Callable[[T], T]:
     """Make a `NamedTuple` of hyperparameters an optimizer that checks its values.
 
-    Every field is numeric (scalar, 1-D array or `xarray.DataArray`) unless it is annotated ``bool``; a ``bool``
-    field is a switch and takes a single value. Numeric fields without a domain must be finite.
+    Every field is numeric (scalar, 1-D array, `xarray.DataArray` or `mcnqm.schedules.Schedule`) unless it is
+    annotated ``bool``; a ``bool`` field is a switch and takes a single value. Numeric fields without a domain must
+    be finite.
 
     Parameters
     ----------
@@ -95,7 +97,7 @@ def hyperparameters(**domains: Domain) -> Callable[[T], T]:
             return all(_same(a, b) for a, b in zip(self, other, strict=True))  # type: ignore[call-overload]
 
         def __hash__(self: Any) -> int:  # noqa: N807
-            return hash((type(self), tuple((np.asarray(value) + 0).tobytes() for value in self)))
+            return hash((type(self), *map(_hash, self)))
 
         def __ne__(self: Any, other: object) -> bool:  # noqa: N807 - a tuple has one of its own
             return not __eq__(self, other)
@@ -144,7 +146,13 @@ def _switch(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def _hash(value: Any) -> int:
+    return hash(value) if isinstance(value, Schedule) else hash((np.asarray(value) + 0).tobytes())
+
+
 def _number(name: str, value: Any, domain: Domain) -> Any:
+    if isinstance(value, Schedule):
+        return value.check(name, domain)
     if isinstance(value, xr.DataArray):
         data = domain.check(name, value.values)
         data.flags.writeable = False
@@ -159,6 +167,8 @@ def _number(name: str, value: Any, domain: Domain) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Schedule) or isinstance(b, Schedule):
+        return isinstance(a, Schedule) and a == b
     if isinstance(a, xr.DataArray) or isinstance(b, xr.DataArray):
         return isinstance(a, xr.DataArray) and isinstance(b, xr.DataArray) and a.identical(b)
     return np.array_equal(a, b)

@@ -6,18 +6,19 @@ Both routes, simulation and theory, label their answers with this, so that to co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mcnqm.domains import Domain
+from mcnqm.domains import Domain, nonnegative, positive
 from mcnqm.errors import ParameterError
-from mcnqm.optimizers import SGD, numeric_fields
+from mcnqm.optimizers import SGD, domain_of, numeric_fields
+from mcnqm.schedules import Curve, Schedule, Segments
 
-__all__ = ["NO_BATCH_SIZE", "RESULT_NAMES", "THEORY_NAMES", "Settings", "batch_size_domain", "settings_of"]
+__all__ = ["NO_BATCH_SIZE", "RESULT_NAMES", "THEORY_NAMES", "Settings", "Timetable", "batch_size_domain", "settings_of"]
 
 RESULT_NAMES = (
     *("trajectory", "step", "coordinate", "estimate", "optimizer"),
@@ -43,6 +44,45 @@ batch_size_domain = Domain("be >= 1", lambda x: x >= 1)
 
 
 @dataclass(frozen=True)
+class Timetable:
+    """The curves that a scheduled number follows.
+
+    Attributes
+    ----------
+    name : str
+    curves : tuple of Curve
+    which : ndarray of int64, shape (settings,)
+        Whose curve each setting follows; its value is the setting's own number times the curve.
+    scale : ndarray of float64, shape (settings,)
+        Those numbers.
+    domain : Domain or None
+        The allowed set of values.
+    """
+
+    name: str
+    curves: tuple[Curve, ...]
+    which: NDArray[np.int64]
+    scale: NDArray[np.float64]
+    domain: Domain | None = None
+
+    def at(self, step: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Curves at steps, shape (curves, steps), or `ParameterError` if a value is not allowed."""
+        table = np.stack([curve.at(step) for curve in self.curves])
+        for k in np.unique(self.which):
+            scales = self.scale[self.which == k]
+            for extreme in (scales.min(), scales.max()):
+                if self.domain is not None:
+                    self.domain.check(self.name, extreme * table[k])
+        return table
+
+    @property
+    def settles(self) -> float:
+        """The step from which on nothing changes any more; inf if that is not known."""
+        ends = [sum(c.lengths) if isinstance(c, Segments) else np.inf for c in self.curves]
+        return float(max(ends))
+
+
+@dataclass(frozen=True)
 class Settings:
     """The outer product (or zip) of all hyperparameters, flattened.
 
@@ -56,12 +96,15 @@ class Settings:
         Every hyperparameter and ``batch_size``, as one float64 per setting in C order.
     coords : dict of str to DataArray
         Hyperparameters as coordinates of a result: along their own dimension, a shared one, or scalar.
+    schedules : dict of str to Timetable
+        Of those among the values that change with the step; there the value is the scale of a schedule.
     """
 
     dims: tuple[str, ...]
     shape: tuple[int, ...]
     values: dict[str, NDArray[np.float64]]
     coords: dict[str, xr.DataArray]
+    schedules: dict[str, Timetable] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -73,7 +116,7 @@ class Settings:
         return flat.reshape(self.shape + flat.shape[1:])
 
 
-def settings_of(optimizer: Any, batch_size: Any, **extra: Any) -> Settings:
+def settings_of(optimizer: Any, batch_size: Any, *, schedules: bool = False, **extra: Any) -> Settings:
     """Broadcast an optimizer's hyperparameters against the batch size, by name.
 
     Parameters
@@ -83,6 +126,8 @@ def settings_of(optimizer: Any, batch_size: Any, **extra: Any) -> Settings:
         dimensions; two DataArrays on one dimension are zipped.
     batch_size : Number
         Examples per step, at least 1; or `NO_BATCH_SIZE`.
+    schedules : bool
+        Whether values may change with the step.
     **extra : Number
         Further parameters to broadcast along, already checked by the caller.
 
@@ -117,14 +162,24 @@ def settings_of(optimizer: Any, batch_size: Any, **extra: Any) -> Settings:
     it, and along nothing else, got "dimension 'batch_size'"
     """
     if batch_size is not NO_BATCH_SIZE:
-        batch_size_domain.check("batch_size", getattr(batch_size, "values", batch_size))
+        if isinstance(batch_size, Schedule):
+            batch_size.check("batch_size", batch_size_domain)
+        else:
+            batch_size_domain.check("batch_size", getattr(batch_size, "values", batch_size))
         extra = {"batch_size": batch_size, **extra}
     fields = numeric_fields(optimizer)
     for name in fields:
         if name in RESULT_NAMES or name in extra:
             allowed = f"not have fields named like parts of a result ({', '.join([*RESULT_NAMES, *extra])})"
             raise ParameterError("optimizer", f"field {name!r}", allowed)
-    arrays = {name: _labelled(name, value) for name, value in {**fields, **extra}.items()}
+    given = {**fields, **extra}
+    changing = {name: value for name, value in given.items() if isinstance(value, Schedule)}
+    for name, one in changing.items():
+        if not schedules:
+            raise ParameterError(name, one, "be the same at every step here")
+        given[name] = one.scale
+    choices = {f"curve of {name}": one.which for name, one in changing.items() if np.ndim(one.which)}
+    arrays = {name: _labelled(name, value) for name, value in {**given, **choices}.items()}
     _check_dims(arrays, optimizer)
     swept = {name: array for name, array in arrays.items() if array.ndim}
     try:
@@ -142,7 +197,14 @@ def settings_of(optimizer: Any, batch_size: Any, **extra: Any) -> Settings:
             values[name] = np.ascontiguousarray(flat, dtype=np.float64)
         else:
             values[name] = np.full(first.size, float(array))
-    return Settings(dims, tuple(first.sizes[dim] for dim in first.dims), values, _coords(arrays))
+    tables = {}
+    for name, one in changing.items():
+        chosen = values.pop(f"curve of {name}") if np.ndim(one.which) else np.full(first.size, int(one.which))
+        domain = batch_size_domain if name == "batch_size" else domain_of(optimizer, name) if name in fields else None
+        domain = nonnegative if domain is positive else domain
+        tables[name] = Timetable(name, one.curves, chosen.astype(np.int64), values[name], domain)
+    shape = tuple(first.sizes[dim] for dim in first.dims)
+    return Settings(dims, shape, values, _coords({k: v for k, v in arrays.items() if k not in choices}), tables)
 
 
 def _aligned(arrays: Mapping[str, xr.DataArray]) -> tuple[xr.DataArray, ...]:

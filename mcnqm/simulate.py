@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from mcnqm._version import __version__
+from mcnqm.averaging import checked_average
 from mcnqm.domains import choice, integer
 from mcnqm.engine import Job, Pool, has_twin, run_loss, run_paths, twin_cells
 from mcnqm.errors import ParameterError
@@ -20,6 +21,7 @@ from mcnqm.optimizers import Number
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import meter_of
 from mcnqm.record import MAX_STEPS, recorded_steps
+from mcnqm.schedules import Schedule
 from mcnqm.settings import settings_of
 from mcnqm.statistics import controlled, mean_and_stderr
 
@@ -46,6 +48,7 @@ def simulate(
     record: ArrayLike | None = None,
     coordinates: ArrayLike | None = None,
     minibatch: str = "exact",
+    average: Any = None,
     control_variate: bool | None = None,
     executor: Executor | None = None,
     threads: int | None = None,
@@ -59,9 +62,10 @@ def simulate(
         Where. A multiplicity of n is n coordinates with noise of their own.
     optimizer : optimizer
         `SGD`, `Adam`, `RMSProp`, `Lion` or one of your own. Any numeric hyperparameter may be a scalar, a 1-D array
-        (a dimension of its own name) or a DataArray; they combine by name, as does `batch_size`.
+        (a dimension of its own name) or a DataArray; they combine by name, as does `batch_size`. Or a schedule
+        (`mcnqm.schedules`): a value for each step.
     batch_size : Number
-        Examples per step, at least 1. The gradient's noise has the per-example variance divided by it.
+        Examples per step, at least 1, or a schedule. The gradient's noise has the per-example variance divided by it.
     steps : int
         Steps to run, 0 to 2**34.
     trajectories : int
@@ -76,9 +80,13 @@ def simulate(
     minibatch : {"exact", "per_example"}
         ``"exact"`` draws the averaged gradient from its law, N(h θ, c / B). ``"per_example"`` draws B gradients and
         averages them: B times slower, the same law, whole batch sizes only.
+    average : Number, optional
+        Weight γ of the past, in [0, 1], in an average of the iterates,
+        :math:`\bar\theta_{t+1} = \gamma \bar\theta_t + (1-\gamma)\theta_{t+1}` from :math:`\bar\theta_0 = \theta_0`;
+        or a schedule of it (`mcnqm.averaging`). Losses are then those of the average.
     control_variate : bool, optional
         Run the mean-field twin of an adaptive optimizer (Adam, RMSProp) beside every lane, and use it to estimate
-        the risk with less variance. By default where there is a twin, at least 8 trajectories, and
+        the risk with less variance. By default where there is a twin, at least 8 trajectories, no average, and
         ``minibatch="exact"``: it adds about half to the time and changes no loss.
     executor : concurrent.futures.Executor, optional
         Where to run shards. By default, threads of our own.
@@ -140,7 +148,8 @@ def simulate(
     """
     if not isinstance(problem, NoisyQuadratic):
         raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
-    settings = settings_of(optimizer, batch_size)
+    averaged = {} if average is None else {"average": checked_average(average)}
+    settings = settings_of(optimizer, batch_size, schedules=True, **averaged)
     last = integer("steps", steps, 0, MAX_STEPS)
     wanted = recorded_steps(last, record)
     count = integer("trajectories", trajectories, 1, _MAX_INDEX)
@@ -148,11 +157,13 @@ def simulate(
     chosen = None if coordinates is None else _indices("coordinates", coordinates, problem.dim)
     per_example = choice("minibatch", minibatch, ("exact", "per_example")) == "per_example"
     if per_example:
+        if "batch_size" in settings.schedules:
+            raise ParameterError("batch_size", batch_size, "not be a schedule with minibatch='per_example'")
         allowed = f"be whole numbers up to {MAX_EXAMPLES} with minibatch='per_example'"
         for b in settings.values["batch_size"]:
             if b != np.floor(b) or b > MAX_EXAMPLES:
                 raise ParameterError("batch_size", float(b), allowed)
-    cells = twin_cells(count) if _controlled(control_variate, optimizer, count, per_example) else 0
+    cells = twin_cells(count) if _controlled(control_variate, optimizer, count, per_example, average is not None) else 0
     pool = Pool(executor, threads)
     meter = meter_of(progress)
 
@@ -196,7 +207,8 @@ def simulate(
             problem,
             optimizer,
             {
-                "batch_size": np.asarray(batch_size).tolist(),
+                "batch_size": _plain(batch_size),
+                "average": None if average is None else _plain(average),
                 "record": None if record is None else wanted.tolist(),
                 "steps": last,
                 "trajectories": count,
@@ -267,15 +279,17 @@ def noise(
     return replay(key, code, r, i, integer("steps", steps, 0, MAX_STEPS)).astype(np.float64)
 
 
-def _controlled(wanted: bool | None, optimizer: Any, trajectories: int, per_example: bool) -> bool:
+def _controlled(wanted: bool | None, optimizer: Any, trajectories: int, per_example: bool, averaged: bool) -> bool:
     """Whether to run twins."""
-    possible = has_twin(optimizer) and not per_example
+    possible = has_twin(optimizer) and not per_example and not averaged
     if wanted is None:
         return possible and trajectories >= _ENOUGH
     if not isinstance(wanted, (bool, np.bool_)):
         raise ParameterError("control_variate", wanted, "be True, False or None")
     if wanted and not possible:
-        allowed = "be False with minibatch='per_example'" if per_example else "be False: this optimizer has no twin"
+        allowed = "be False: this optimizer has no twin"
+        if averaged or per_example:
+            allowed = "be False with " + ("an average" if averaged else "minibatch='per_example'")
         raise ParameterError("control_variate", wanted, allowed)
     return bool(wanted)
 
@@ -295,7 +309,7 @@ def _indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
 
 def _attributes(problem: NoisyQuadratic, optimizer: Any, others: dict[str, Any]) -> dict[str, Any]:
     """The configuration, in types that every netCDF version stores."""
-    numbers = {k: np.asarray(v).tolist() for k, v in optimizer._asdict().items()}
+    numbers = {k: _plain(v) for k, v in optimizer._asdict().items()}
     config = {
         "problem": problem.to_dict(),
         "optimizer": {"name": type(optimizer).__name__, **numbers},
@@ -312,6 +326,10 @@ def _attributes(problem: NoisyQuadratic, optimizer: Any, others: dict[str, Any])
         **words,
         "config": json.dumps(config),
     }
+
+
+def _plain(value: Any) -> Any:
+    return value.to_dict() if isinstance(value, Schedule) else np.asarray(value).tolist()
 
 
 def _readable(optimizer: Any) -> str:

@@ -19,6 +19,7 @@ from mcnqm.engine import has_twin
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Number, domain_of, numeric_fields
 from mcnqm.problem import NoisyQuadratic
+from mcnqm.schedules import Schedule
 from mcnqm.settings import batch_size_domain, settings_of
 from mcnqm.statistics import jackknife
 from mcnqm.steps import steps_to_target
@@ -214,7 +215,11 @@ def theory_of(optimizer: Any) -> Callable[[NoisyQuadratic, float, float], Route]
 
 
 def _zipped(optimizer: Any, candidates: Mapping[str, Array]) -> Any:
-    return optimizer._replace(**{name: xr.DataArray(values, dims="candidate") for name, values in candidates.items()})
+    fields: dict[str, Any] = {name: xr.DataArray(values, dims="candidate") for name, values in candidates.items()}
+    for name, value in fields.items():
+        if isinstance(scheduled := getattr(optimizer, name), Schedule):  # its scale is what is tuned
+            fields[name] = Schedule(value, scheduled.curves, scheduled.which)
+    return optimizer._replace(**fields)
 
 
 # ------------------------------------------------------------------------------------------------ search coordinates
@@ -660,6 +665,8 @@ def tune(
         "executor": executor,
         "threads": threads,
     }
+    if isinstance(batch_size, Schedule):
+        raise ParameterError("batch_size", batch_size, "be the same at every step here")
     batch_size_domain.check("batch_size", getattr(batch_size, "values", batch_size))
     settings_of(optimizer._replace(**{name: bounds[0] for name, bounds in checked.items()}), batch_size)  # its labels
     if np.ndim(batch_size) > 1:

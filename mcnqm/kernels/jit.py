@@ -28,6 +28,9 @@ __all__ = [
     "load_row",
     "put",
     "scalar",
+    "scheduled",
+    "scheduled_last",
+    "scheduled_row",
     "store_row",
 ]
 
@@ -135,3 +138,63 @@ def store_row(typingctx: Any, values: Any, array: Any, index: Any, stride: Any) 
         return context.get_dummy_value()
 
     return types.void(values, array, types.intp, stride), codegen
+
+
+def _rows_before(kinds: Any, k: int) -> int:
+    return sum(1 for kind in kinds[:k] if kind.count)
+
+
+@intrinsic(prefer_literal=True)
+def scheduled_row(typingctx: Any, mask: Any, values: Any, array: Any, index: Any, stride: Any) -> Any:
+    """A tuple, its entries multiplied by this step's factors where `mask` says that they have one.
+
+    `mask` is () where nothing is scheduled, else a tuple of tuples, one for each entry of `values` and some more: empty
+    where that has no factor. Factors lie at ``array[index], array[index + stride], ...``, one row for each that there
+    is. What a mask says is in its type, so that nobody pays for schedules who has none.
+    """
+    kinds, step = mask.types, getattr(stride, "literal_value", 0)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        entries = []
+        for k in range(len(values)):
+            entry = builder.extract_value(args[1], k)
+            if kinds and kinds[k].count:
+                row = _rows_before(kinds, k)
+                factor = builder.load(_element(context, builder, array, args[2], args[3], row, step))
+                entry = builder.fmul(entry, factor)
+            entries.append(entry)
+        return context.make_tuple(builder, values, entries)
+
+    return values(mask, values, array, types.intp, stride), codegen
+
+
+@intrinsic(prefer_literal=True)
+def scheduled(typingctx: Any, mask: Any, values: Any, value: Any, array: Any, index: Any, stride: Any) -> Any:
+    """A number multiplied by its factor: that of the entry after those of the tuple `values`, see `scheduled_row`."""
+    kinds, step = mask.types, getattr(stride, "literal_value", 0)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if not (kinds and kinds[len(values)].count):
+            return args[2]
+        row = _rows_before(kinds, len(values))
+        factor = builder.load(_element(context, builder, array, args[3], args[4], row, step))
+        return builder.fmul(args[2], factor)
+
+    return types.float64(mask, values, types.float64, array, types.intp, stride), codegen
+
+
+@intrinsic(prefer_literal=True)
+def scheduled_last(typingctx: Any, mask: Any, array: Any, index: Any, stride: Any) -> Any:
+    """The last entry's factor, in a tuple; an empty tuple where it has none."""
+    kinds, step = mask.types, getattr(stride, "literal_value", 0)
+    there = bool(kinds and kinds[-1].count)
+    result = numba.typeof((0.0,) if there else ())
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if not there:
+            return context.make_tuple(builder, result, [])
+        row = _rows_before(kinds, len(kinds) - 1)
+        value = builder.load(_element(context, builder, array, args[1], args[2], row, step))
+        return context.make_tuple(builder, result, [value])
+
+    return result(mask, array, types.intp, stride), codegen

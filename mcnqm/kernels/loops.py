@@ -9,12 +9,14 @@ Both compute the same numbers for a lane, bit for bit. The numbers of a group li
 lanes `LANES` apart (see `mcnqm.kernels.jit.load_row` for why):
 
     params   (coordinate, field of p .. and sigma, setting)    sigma = sqrt(c / B)
-    state    (coordinate, group, theta and state variables, lane); with a twin, y and its state variables follow
+    state    (coordinate, group, theta and state variables, lane); with a twin, y and its state variables follow,
+             with an average of the iterates, that
     clock    (clock variable, setting)
     coefs    (step of the block, coefficient, setting)
+    factors  (step of the block, scheduled number, setting): see `mcnqm.kernels.jit.scheduled_row`
     moments  (coordinate, cell, the twin's moments and rates, setting)
     out      (record, group, lane): sums over coordinates; or (coordinate, record, group, kept variable, lane);
-             with a twin (record, group, loss of theta and of y, lane)
+             with a twin (record, group, loss of theta and of y, lane); with an average its loss, not that of theta
     expected (record, setting): expected loss of y
 
 Rules for a twin are in `mcnqm.kernels.updates.Twin`. Its rates depend on which cell of its law a trajectory's starting
@@ -31,7 +33,18 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from mcnqm.kernels.jit import OPTIONS, fma, get, load_row, put, scalar, store_row
+from mcnqm.kernels.jit import (
+    OPTIONS,
+    fma,
+    get,
+    load_row,
+    put,
+    scalar,
+    scheduled,
+    scheduled_last,
+    scheduled_row,
+    store_row,
+)
 from mcnqm.kernels.noise import GRADIENT, INITIAL, fill_examples, fill_noise
 from mcnqm.kernels.updates import expected_rates, local, steps_at_once, tick, twin_update, update
 
@@ -76,6 +89,13 @@ class Shard(NamedTuple):
     edges, second, share : ndarray of float64, shape (coordinates, cells - 1) and twice (coordinates, cells)
         Cells of the starting point's law, for the twin: bounds of θ², its mean within, and the chance of each. No
         cells, no twin.
+    scheduled : tuple
+        () or, for each hyperparameter, for sigma and for the weight of the past in an average of the iterates, a tuple:
+        (0.0,) where it has a factor of its own at every step, else ().
+    table : ndarray of float64, shape (curves, stop - start)
+        Factors, at the steps from `start` on.
+    which : ndarray of int64, shape (scheduled numbers, LANES)
+        Whose row each of them follows in the table, for every setting.
     """
 
     seed: Any
@@ -96,18 +116,47 @@ class Shard(NamedTuple):
     edges: Any
     second: Any
     share: Any
+    scheduled: Any = ()
+    table: Any = np.empty((0, 0))
+    which: Any = np.empty((0, LANES), np.int64)
+
+
+def _mix(gamma, x, mean):
+    """The average after a step to x: nothing if there is none."""
+    raise NotImplementedError
+
+
+@overload(_mix, jit_options={"forceinline": True})
+def _mix_if_any(gamma, x, mean):
+    if not len(gamma):
+        return lambda gamma, x, mean: ()
+    return lambda gamma, x, mean: (fma(gamma[0], mean[0] - x, x),)
 
 
 @scalar
-def _step(p, sigma, h, c, z, x, s):
+def _now(mask, p, sigma, factors, f0):
+    """Hyperparameters, noise scale and the weight of the past in the average, at one step."""
+    return (
+        scheduled_row(mask, p, factors, f0, LANES),
+        scheduled(mask, p, sigma, factors, f0, LANES),
+        scheduled_last(mask, factors, f0, LANES),
+    )
+
+
+@scalar
+def _step(now, h, c, z, x, s, mean):
     """One noisy gradient and one update, of one lane."""
-    return update(p, c, fma(h, x, sigma * z), x, s)
+    p, sigma, gamma = now
+    x, s = update(p, c, fma(h, x, sigma * z), x, s)
+    return x, s, _mix(gamma, x, mean)
 
 
 @scalar
-def _by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, twin):
+def _by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
     """Advance `n` settings of one trajectory by ``len(q)`` steps, state in registers."""
+    mask, like_m, factors, f0, later = times
     row = len(like_c) * LANES
+    m0 = s0 + (1 + len(like_s)) * LANES
     za, zb = np.float64(get(z, z0)), np.float64(get(z, z0 + zq))
     zc, zd = np.float64(get(z, z0 + 2 * zq)), np.float64(get(z, z0 + 3 * zq))
     for j in range(n):
@@ -115,47 +164,64 @@ def _by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c
         sigma = get(params, p0 + len(like_p) * LANES + j)
         x = get(state, s0 + j)
         s = load_row(like_s, state, s0 + LANES + j, LANES)
-        x, s = _step(p, sigma, h, load_row(like_c, coefs, c0 + j, LANES), za, x, s)
+        mean = load_row(like_m, state, m0 + j, LANES)
+        f = f0 + j
+        x, s, mean = _step(_now(mask, p, sigma, factors, f), h, load_row(like_c, coefs, c0 + j, LANES), za, x, s, mean)
         if len(q) == 4:
-            x, s = _step(p, sigma, h, load_row(like_c, coefs, c0 + row + j, LANES), zb, x, s)
-            x, s = _step(p, sigma, h, load_row(like_c, coefs, c0 + 2 * row + j, LANES), zc, x, s)
-            x, s = _step(p, sigma, h, load_row(like_c, coefs, c0 + 3 * row + j, LANES), zd, x, s)
+            c = load_row(like_c, coefs, c0 + row + j, LANES)
+            x, s, mean = _step(_now(mask, p, sigma, factors, f + later), h, c, zb, x, s, mean)
+            c = load_row(like_c, coefs, c0 + 2 * row + j, LANES)
+            x, s, mean = _step(_now(mask, p, sigma, factors, f + 2 * later), h, c, zc, x, s, mean)
+            c = load_row(like_c, coefs, c0 + 3 * row + j, LANES)
+            x, s, mean = _step(_now(mask, p, sigma, factors, f + 3 * later), h, c, zd, x, s, mean)
         put(state, s0 + j, x)
         store_row(s, state, s0 + LANES + j, LANES)
+        store_row(mean, state, m0 + j, LANES)
 
 
 @scalar
-def _by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, twin):
+def _by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
     """Advance `n` trajectories of one setting by ``len(q)`` steps, state in registers."""
+    mask, like_m, factors, f0, later = times
+    later *= len(q) // 4
     row = len(like_c) * LANES * (len(q) // 4)
+    m0 = s0 + (1 + len(like_s)) * LANES
     p = load_row(like_p, params, p0, LANES)
     sigma = get(params, p0 + len(like_p) * LANES)
     ca = load_row(like_c, coefs, c0, LANES)
     cb = load_row(like_c, coefs, c0 + row, LANES)
     cc = load_row(like_c, coefs, c0 + 2 * row, LANES)
     cd = load_row(like_c, coefs, c0 + 3 * row, LANES)
+    na = _now(mask, p, sigma, factors, f0)
+    nb = _now(mask, p, sigma, factors, f0 + later)
+    nc = _now(mask, p, sigma, factors, f0 + 2 * later)
+    nd = _now(mask, p, sigma, factors, f0 + 3 * later)
     for j in range(n):
         x = get(state, s0 + j)
         s = load_row(like_s, state, s0 + LANES + j, LANES)
-        x, s = _step(p, sigma, h, ca, np.float64(get(z, z0 + j)), x, s)
+        mean = load_row(like_m, state, m0 + j, LANES)
+        x, s, mean = _step(na, h, ca, np.float64(get(z, z0 + j)), x, s, mean)
         if len(q) == 4:
-            x, s = _step(p, sigma, h, cb, np.float64(get(z, z0 + zq + j)), x, s)
-            x, s = _step(p, sigma, h, cc, np.float64(get(z, z0 + 2 * zq + j)), x, s)
-            x, s = _step(p, sigma, h, cd, np.float64(get(z, z0 + 3 * zq + j)), x, s)
+            x, s, mean = _step(nb, h, cb, np.float64(get(z, z0 + zq + j)), x, s, mean)
+            x, s, mean = _step(nc, h, cc, np.float64(get(z, z0 + 2 * zq + j)), x, s, mean)
+            x, s, mean = _step(nd, h, cd, np.float64(get(z, z0 + 3 * zq + j)), x, s, mean)
         put(state, s0 + j, x)
         store_row(s, state, s0 + LANES + j, LANES)
+        store_row(mean, state, m0 + j, LANES)
 
 
 @scalar
-def _both_by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, twin):
+def _both_by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
     """Advance `n` settings of one trajectory by one step, and their twins."""
     like_y, like_a, moments, cell, k0, a0, stride, _ = twin
+    mask, _, factors, f0, _ = times
     y0 = s0 + (1 + len(like_s)) * LANES
     a0 += np.intp(get(cell, k0)) * stride
     normal = np.float64(get(z, z0))
     for j in range(n):
         p = load_row(like_p, params, p0 + j, LANES)
-        push = get(params, p0 + len(like_p) * LANES + j) * normal
+        p, sigma, _ = _now(mask, p, get(params, p0 + len(like_p) * LANES + j), factors, f0 + j)
+        push = sigma * normal
         x, y = get(state, s0 + j), get(state, y0 + j)
         s = load_row(like_s, state, s0 + LANES + j, LANES)
         u = load_row(like_y, state, y0 + LANES + j, LANES)
@@ -166,15 +232,16 @@ def _both_by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coe
 
 
 @scalar
-def _both_by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, twin):
+def _both_by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
     """Advance `n` trajectories of one setting by one step, and their twins."""
     like_y, like_a, moments, cell, k0, a0, stride, rates = twin
+    mask, _, factors, f0, _ = times
     y0 = s0 + (1 + len(like_s)) * LANES
     # Gathered apart: within the loop below this would keep it from vectorising.
     for j in range(n):
         store_row(load_row(like_a, moments, a0 + np.intp(get(cell, k0 + j)) * stride, LANES), rates, j, LANES)
     p = load_row(like_p, params, p0, LANES)
-    sigma = get(params, p0 + len(like_p) * LANES)
+    p, sigma, _ = _now(mask, p, get(params, p0 + len(like_p) * LANES), factors, f0)
     c = load_row(like_c, coefs, c0, LANES)
     for j in range(n):
         push = sigma * np.float64(get(z, z0 + j))
@@ -187,39 +254,40 @@ def _both_by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, 
         store_row((x, *s, y, *u), state, s0 + j, LANES)
 
 
-def _advance(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, twin):
+def _advance(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
     raise NotImplementedError
 
 
 @overload(_advance, jit_options={"forceinline": True})
-def _advance_by_layout(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, twin):
+def _by_layout(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
     by_setting = len(layout) == len(BY_SETTING)
     if len(twin):
         chosen = _both_by_setting if by_setting else _both_by_trajectory
     else:
         chosen = _by_setting if by_setting else _by_trajectory
 
-    def call(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, twin):
-        chosen(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, twin)
+    def call(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
+        chosen(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin)
 
     return call
 
 
-def _expect(like_p, like_c, like_f, cells, n, h, params, p0, coefs, c0, moments, f0, stride):
+def _expect(like_p, like_c, like_f, cells, n, h, params, p0, coefs, c0, moments, f0, stride, times):
     """Advance the moments of the twin by one step in every cell, and write the step's rates behind them."""
     raise NotImplementedError
 
 
 @overload(_expect, jit_options={"forceinline": True})
-def _expect_if_twin(like_p, like_c, like_f, cells, n, h, params, p0, coefs, c0, moments, f0, stride):
+def _expect_if_twin(like_p, like_c, like_f, cells, n, h, params, p0, coefs, c0, moments, f0, stride, times):
     if not len(like_f):
-        return lambda like_p, like_c, like_f, cells, n, h, params, p0, coefs, c0, moments, f0, stride: None
+        return lambda like_p, like_c, like_f, cells, n, h, params, p0, coefs, c0, moments, f0, stride, times: None
 
-    def expect(like_p, like_c, like_f, cells, n, h, params, p0, coefs, c0, moments, f0, stride):
+    def expect(like_p, like_c, like_f, cells, n, h, params, p0, coefs, c0, moments, f0, stride, times):
+        mask, _, factors, t0, _ = times
         for k in range(cells):
             for j in range(n):
                 p = load_row(like_p, params, p0 + j, LANES)
-                sigma = get(params, p0 + len(like_p) * LANES + j)
+                p, sigma, _ = _now(mask, p, get(params, p0 + len(like_p) * LANES + j), factors, t0 + j)
                 c = load_row(like_c, coefs, c0 + j, LANES)
                 f = load_row(like_f, moments, f0 + k * stride + j, LANES)
                 f, a = expected_rates(p, c, h, sigma * sigma, f)
@@ -256,6 +324,17 @@ def _twin_if_any(like_f, like_y, like_a, moments, cell, k0, a0, stride, rates):
     )  # fmt: skip
 
 
+def _averaged(mask):
+    """(0.0,) if there is an average of the iterates, else ()."""
+    raise NotImplementedError
+
+
+@overload(_averaged, jit_options={"forceinline": True})
+def _averaged_by_mask(mask):
+    there = bool(len(mask)) and bool(len(mask[-1]))
+    return (lambda mask: (0.0,)) if there else (lambda mask: ())
+
+
 @scalar
 def _add_loss(weight, n, state, s0, out, o0):
     for j in range(n):
@@ -264,7 +343,7 @@ def _add_loss(weight, n, state, s0, out, o0):
 
 
 @scalar
-def _record(like_s, like_f, shard, i, r, groups, variables, n, state, moments, stride, out, expected):
+def _record(like_s, like_f, like_m, shard, i, r, groups, variables, n, state, moments, stride, out, expected):
     """Record `r` of coordinate `i`: add its loss, or write the first ``shard.keep`` variables as they are."""
     twins = len(like_f) > 0
     weight, records = shard.weight[i], shard.record.size
@@ -272,7 +351,7 @@ def _record(like_s, like_f, shard, i, r, groups, variables, n, state, moments, s
         s0 = (i * groups + g) * variables * LANES
         if shard.keep == 0:
             o0 = (r * groups + g) * (2 if twins else 1) * LANES
-            _add_loss(weight, n, state, s0, out, o0)
+            _add_loss(weight, n, state, s0 + (1 + len(like_s) if len(like_m) else 0) * LANES, out, o0)
             if twins:
                 _add_loss(weight, n, state, s0 + (1 + len(like_s)) * LANES, out, o0 + LANES)
         else:
@@ -301,14 +380,25 @@ def _prepare(like_p, shard, params):
 
 
 @scalar
-def _tick_block(like_p, like_c, like_k, shard, first, last, clock, coefs):
+def _tick_block(like_p, like_c, like_k, shard, first, last, clock, coefs, factors, later):
     """Coefficients of the block's steps `first` to `last` - 1, for every setting."""
     flat = shard.settings.reshape(shard.settings.size)
     for k in range(first, last):
         for j in range(shard.n_settings):
-            next_k, c = tick(load_row(like_p, flat, j, LANES), load_row(like_k, clock, j, LANES))
+            p = load_row(like_p, flat, j, LANES)
+            p = scheduled_row(shard.scheduled, p, factors, k * later + j, LANES)
+            next_k, c = tick(p, load_row(like_k, clock, j, LANES))
             store_row(next_k, clock, j, LANES)
             store_row(c, coefs, k * len(like_c) * LANES + j, LANES)
+
+
+@scalar
+def _fill_factors(shard, first, last, t_base, factors, later):
+    """Factors of the block's steps `first` to `last` - 1, for every setting."""
+    for k in range(first, last):
+        for r in range(shard.which.shape[0]):
+            for j in range(shard.n_settings):
+                factors[k * later + r * LANES + j] = shard.table[shard.which[r, j], t_base + k - shard.start]
 
 
 @numba.njit(**OPTIONS)
@@ -321,7 +411,8 @@ def _advance_shard(
     n = shard.n_settings if by_setting else n_trajectories  # lanes of a group
     groups = n_trajectories if by_setting else shard.n_settings
     twins = len(like_f) > 0
-    variables = 2 + len(like_s) + len(like_y) if twins else 1 + len(like_s)
+    like_m = _averaged(shard.scheduled)
+    variables = 2 + len(like_s) + len(like_y) if twins else 1 + len(like_s) + len(like_m)
     cells = shard.share.shape[1]
     stride = (len(like_f) + len(like_a)) * LANES  # from cell to cell
     at_once = steps_at_once(like_p)
@@ -329,6 +420,8 @@ def _advance_shard(
     params = np.empty(h.size * (len(like_p) + 1) * LANES)
     _prepare(like_p, shard, params)
     coefs = np.empty(BLOCK * len(like_c) * LANES + 1)
+    later = shard.which.shape[0] * LANES  # from step to step
+    factors = np.empty(BLOCK * later + 1)
     most = BLOCK // 4 * n_trajectories
     words = np.empty(4 * most, np.uint32)
     z = np.empty(4 * most, np.float32)
@@ -351,12 +444,16 @@ def _advance_shard(
                     state[s0 + j] = fma(shard.std[i], normal, shard.mean[i])
                     if twins:
                         state[s0 + (1 + len(like_s)) * LANES + j] = state[s0 + j]
+                    if len(like_m) > 0:
+                        state[s0 + (1 + len(like_s)) * LANES + j] = state[s0 + j]
             for k in range(cells):
                 f0 = (i * cells + k) * stride
                 moments[f0 : f0 + stride] = 0.0
                 moments[f0 : f0 + LANES] = shard.second[i, k]
             if record.size > 0 and record[0] == 0:
-                _record(like_s, like_f, shard, i, 0, groups, variables, n, state, moments, stride, out, expected)
+                _record(
+                    like_s, like_f, like_m, shard, i, 0, groups, variables, n, state, moments, stride, out, expected
+                )
 
     next_record = 0
     while next_record < record.size and record[next_record] <= shard.start:
@@ -368,8 +465,11 @@ def _advance_shard(
         t_end = min(t_base + BLOCK, shard.stop)
         calls_each = (t_end - t_base + 3) // 4
         n_calls = calls_each * n_trajectories
+        _fill_factors(shard, t_block - t_base, t_end - t_base, t_base, factors, later)
         if len(like_k) > 0 or len(like_c) > 0:
-            _tick_block(like_p, like_c, like_k, shard, t_block - t_base, t_end - t_base, clock, coefs)
+            _tick_block(
+                *(like_p, like_c, like_k, shard, t_block - t_base, t_end - t_base, clock, coefs, factors, later)
+            )
 
         for k in range(calls_each):
             for r in range(n_trajectories):
@@ -399,6 +499,7 @@ def _advance_shard(
                 p0_i = i * (len(like_p) + 1) * LANES
                 c0_t = offset * len(like_c) * LANES
                 f0 = i * cells * stride
+                t0 = offset * later
                 _expect(
                     like_p,
                     like_c,
@@ -413,6 +514,7 @@ def _advance_shard(
                     moments,
                     f0,
                     stride,
+                    (shard.scheduled, like_m, factors, t0, later),
                 )
                 # Groups within, steps without: what one group waits for, the next computes.
                 for g in range(groups):
@@ -422,20 +524,23 @@ def _advance_shard(
                     zg = z0 + (g if by_setting else 0)
                     k0 = i * n_trajectories + (g if by_setting else 0)
                     a0 = f0 + len(like_f) * LANES + (0 if by_setting else g)
+                    times = (shard.scheduled, like_m, factors, t0 + (0 if by_setting else g), later)
                     twin = _twin(like_f, like_y, like_a, moments, cell, k0, a0, stride, rates)
                     if four:
                         _advance(
                             *(layout, at_once, like_p, like_s, like_c, n, h[i]),
-                            *(params, p0, state, s0, coefs, c0, z, zg, n_calls, twin),
+                            *(params, p0, state, s0, coefs, c0, z, zg, n_calls, times, twin),
                         )
                     else:
                         _advance(
                             *(layout, _ONE_STEP, like_p, like_s, like_c, n, h[i]),
-                            *(params, p0, state, s0, coefs, c0, z, zg, 0, twin),
+                            *(params, p0, state, s0, coefs, c0, z, zg, 0, times, twin),
                         )
                 t += 4 if four else 1
                 if t == due:
-                    _record(like_s, like_f, shard, i, r, groups, variables, n, state, moments, stride, out, expected)
+                    _record(
+                        like_s, like_f, like_m, shard, i, r, groups, variables, n, state, moments, stride, out, expected
+                    )
                     r += 1
 
         while next_record < record.size and record[next_record] <= t_end:

@@ -26,7 +26,7 @@ class ShardState(NamedTuple):
     Attributes
     ----------
     lanes : ndarray of float64, shape (coordinates, variables, trajectories, settings)
-        theta and the optimizer's state variables.
+        theta and the optimizer's state variables; then those of a twin, or the average of the iterates.
     clock : ndarray of float64, shape (clock variables, settings)
     moments : ndarray of float64, shape (coordinates, cells, moments, settings)
         Of the twin; without one, no cells.
@@ -136,7 +136,8 @@ def advance_shard(
     trajectories, settings = shard.trajectories.size, shard.n_settings
     wide = _padded(shard, by_setting)
     groups, lanes = (trajectories, settings) if by_setting else (settings, trajectories)
-    variables = 1 + len(like_s) + (0 if twin is None else 1 + len(like_y))
+    averaged = bool(shard.scheduled) and bool(shard.scheduled[-1])
+    variables = 1 + len(like_s) + (0 if twin is None else 1 + len(like_y)) + averaged
     room = np.zeros((shard.curvature.size, groups, variables, LANES))
     moments = np.zeros((shard.curvature.size, cells, len(like_f) + len(like_a), LANES))
     clock = np.repeat(np.array(like_k, dtype=np.float64)[:, np.newaxis], LANES, axis=1)
@@ -173,9 +174,13 @@ def _padded(shard: Shard, by_setting: bool) -> Shard:
     """The shard with its last lane repeated: a full vector is cheaper than a few left-over lanes on their own."""
     n = shard.n_settings if by_setting else shard.trajectories.size
     wide = min(LANES, 8 * math.ceil(n / 8)) if n % 8 > 2 else n
+    which = np.zeros((shard.which.shape[0], LANES), np.int64)
+    which[:, : shard.n_settings] = shard.which[:, : shard.n_settings]
+    shard = shard._replace(which=which)
     settings = np.ones((shard.settings.shape[0], LANES))
     settings[:, : shard.n_settings] = shard.settings
     if not by_setting:
         return shard._replace(settings=settings, trajectories=np.resize(shard.trajectories, wide))
     settings[:, n:wide] = settings[:, n - 1 : n]
+    which[:, n:wide] = which[:, n - 1 : n]
     return shard._replace(settings=settings, n_settings=wide)
