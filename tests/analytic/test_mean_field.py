@@ -272,10 +272,11 @@ def test_against_simulation(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MEASURED)
 def test_against_a_longer_simulation(name):
+    """The same, and that fluctuations count at a small batch too, if less where weights decay."""
     assert (excess(name, 2500, BOUND, nodes=16) < 1).all()
     plain = excess(name, 2500, BOUND, order=1, nodes=2)
     assert (plain[3:, 1:] > 1).all()
-    assert plain[1, 0] > 1
+    assert plain[1, 0] > (0.5 if name == "AdamW" else 1)
 
 
 # ---------------------------------------------------------------------------------------------------- steps to target
