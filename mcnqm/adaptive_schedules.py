@@ -1,0 +1,471 @@
+"""Schedules of adaptive optimizers: optimised on the mean-field twin, refined and confirmed by simulation.
+
+The twin's risk has an exact gradient (`mcnqm.analytic._twin_adjoint`), so many pieces cost little more than one. What
+the twin leaves out is then put right on the simulated risk, by a search in three directions (level, tilt and bend of
+the log rate) on common random numbers, which make that risk a deterministic function of the schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from mcnqm.analytic._quadrature import size_of_normal
+from mcnqm.analytic._twin_adjoint import final_risk_and_gradient
+from mcnqm.engine import Pool
+from mcnqm.optimizers import Adam
+from mcnqm.problem import NoisyQuadratic
+from mcnqm.schedules import Schedule, cosine, exponential, piecewise
+from mcnqm.simulate import simulate
+
+__all__ = [
+    "FAMILIES",
+    "AdaptiveSearch",
+    "Confirmed",
+    "Solution",
+    "TwinObjective",
+    "confirm",
+    "equal_pieces",
+    "optimise_constant",
+    "optimise_family",
+    "optimise_pieces",
+    "refine",
+    "search_adaptive",
+    "shortest",
+]
+
+Array = NDArray[np.float64]
+Lengths = NDArray[np.int64]
+
+_LOWEST, _HIGHEST = -30.0, 2.0
+"""Bounds of the log rate. There is no bound of stability: v grows with the gradient, and holds the step back."""
+
+_EVALUATIONS = 120
+"""Most gradients of one optimisation."""
+
+_NODES = {1000: 4, 100: 16, 0: 64}
+"""Nodes of the starting point's law in runs of at least so many steps: in short ones noise has had little time to
+smooth the risk, and a schedule would be fitted to the nodes."""
+
+_SHORT = 1000
+"""Up to so many steps the horizon is sought by simulation itself."""
+
+_BLOCKS, _SMALL = 4, 50_000
+"""Blocks of coordinates that are worked on side by side, and how many coordinates times steps make it worth while."""
+
+FAMILIES: dict[str, Callable[[float, int, float], Schedule]] = {"exponential": exponential, "cosine": cosine}
+"""Two-parameter families: start rate and final fraction."""
+
+
+@dataclass(frozen=True)
+class TwinObjective:
+    """Risk of the twin after some steps, as a function of the rates.
+
+    Attributes
+    ----------
+    problem : NoisyQuadratic
+        Bins instead of a full spectrum save time.
+    optimizer : Adam or RMSProp
+        Its rate is not used.
+    batch_size : float
+    threads : int, optional
+        Default: one per core.
+    """
+
+    problem: NoisyQuadratic
+    optimizer: Any
+    batch_size: float
+    threads: int | None = None
+    _starts: dict[int, tuple[Array, Array]] = field(default_factory=dict, repr=False)
+
+    def at(self, rates: Array, gradient: Array | None = None) -> float:
+        """Risk under the rates of every step; derivatives by them are added to `gradient`."""
+        steps, problem = rates.size, self.problem
+        rule, clock = self._rule, self._clock(steps)
+        place, weight = self._start(next(nodes for least, nodes in _NODES.items() if steps >= least))
+        variance, spread = problem.noise / self.batch_size, np.ones(steps)
+        # Always the same blocks, added up in the same order: the threads do not decide the bits.
+        blocks = [slice(k, problem.size, _BLOCKS) for k in range(min(_BLOCKS, problem.size))]
+        parts = [np.zeros(0 if gradient is None else steps) for _ in blocks]
+        tasks = (
+            (problem.curvature[b], variance[b], spread, weight[b], place[b], rates, clock, rule, part)
+            for b, part in zip(blocks, parts, strict=True)
+        )
+        if steps * problem.size < _SMALL:
+            risk = sum(final_risk_and_gradient(*task) for task in tasks)
+        else:
+            risk = sum(Pool(None, self.threads).map(final_risk_and_gradient, tasks))
+        if gradient is not None:
+            for part in parts:
+                gradient += part
+        return float(risk)
+
+    @cached_property
+    def _rule(self) -> Array:
+        one = self.optimizer
+        if isinstance(one, Adam):
+            return np.array([one.beta1, one.beta2, one.eps, one.weight_decay], dtype=np.float64)
+        return np.array([0.0, one.alpha, one.eps, 0.0], dtype=np.float64)
+
+    def _clock(self, steps: int) -> Array:
+        if not (isinstance(self.optimizer, Adam) and self.optimizer.bias_correction):
+            return np.ones((2, steps))
+        return 1.0 - self._rule[:2, np.newaxis] ** np.arange(1, steps + 1)
+
+    def _start(self, nodes: int) -> tuple[Array, Array]:
+        if nodes not in self._starts:
+            problem = self.problem
+            place, share = size_of_normal(problem.initial_mean, problem.initial_std, nodes)
+            weight = (0.5 * problem.multiplicity * problem.curvature)[:, np.newaxis] * share
+            self._starts[nodes] = place, weight
+        return self._starts[nodes]
+
+    def of_pieces(self, log_rates: Array, lengths: Lengths) -> tuple[float, Array]:
+        """Log of the risk, and its gradient with respect to the log rate of every piece."""
+        rates = np.repeat(np.exp(log_rates), lengths)
+        gradient = np.zeros(rates.size)
+        risk = self.at(rates, gradient)
+        if not np.isfinite(risk) or risk <= 0.0:
+            return 1e3, np.zeros(log_rates.size)
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        return float(np.log(risk)), np.add.reduceat(gradient * rates, starts) / risk
+
+
+def equal_pieces(steps: int, pieces: int) -> Lengths:
+    """Lengths of at most `pieces` nearly equal pieces."""
+    ends = np.unique(np.round(np.linspace(0, steps, min(pieces, steps) + 1)).astype(np.int64))
+    return np.diff(ends)
+
+
+def optimise_pieces(objective: TwinObjective, lengths: Lengths, start: Array) -> tuple[Array, float]:
+    """Best log rates of given pieces from a start, and the risk."""
+    found = optimize.minimize(
+        objective.of_pieces,
+        np.clip(start, _LOWEST, _HIGHEST),
+        args=(lengths,),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(_LOWEST, _HIGHEST)] * lengths.size,
+        options={"maxfun": _EVALUATIONS},
+    )
+    return np.asarray(found.x), float(np.exp(found.fun))
+
+
+def optimise_constant(objective: TwinObjective, steps: int, guess: float) -> tuple[float, float]:
+    """Best constant log rate, and the risk."""
+    grid = np.log(guess) + np.arange(-3.0, 3.01, 0.5)
+    risks = [objective.at(np.full(steps, np.exp(x))) for x in grid]
+    best = int(np.argmin(risks))
+    found = optimize.minimize_scalar(
+        lambda x: objective.at(np.full(steps, np.exp(x))),
+        bounds=(grid[best] - 0.5, grid[best] + 0.5),
+        method="bounded",
+        options={"xatol": 1e-4},
+    )
+    return float(found.x), float(found.fun)
+
+
+def optimise_family(objective: TwinObjective, name: str, steps: int, log_rate: float) -> tuple[Schedule, float]:
+    """Best member of a family, and the risk."""
+    make, t = FAMILIES[name], np.arange(steps)
+
+    def member(x: Array) -> Schedule:
+        return make(float(np.exp(np.clip(x[0], _LOWEST, _HIGHEST))), steps, float(np.exp(min(x[1], 0.0))))
+
+    found = optimize.minimize(
+        lambda x: objective.at(member(x)(t)),
+        np.array([log_rate + 0.7, -2.0]),
+        method="Nelder-Mead",
+        options={
+            "initial_simplex": np.array([[log_rate + 0.3, -1.0], [log_rate + 1.3, -1.0], [log_rate + 0.7, -3.0]]),
+            "xatol": 0.01,
+            "fatol": 1e-12,
+            "maxfev": 120,
+        },
+    )
+    return member(found.x), float(found.fun)
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A simulated risk at the end of a run, with its standard error."""
+
+    risk: float
+    stderr: float
+
+
+def confirm(
+    problem: NoisyQuadratic,
+    optimizer: Any,
+    batch_size: float,
+    schedule: Schedule,
+    steps: int,
+    *,
+    trajectories: int,
+    seed: int,
+    executor: Executor | None = None,
+    threads: int | None = None,
+) -> Confirmed:
+    """Risk under a schedule, by simulation."""
+    runs = simulate(
+        problem,
+        optimizer._replace(lr=schedule),
+        batch_size,
+        steps,
+        trajectories=trajectories,
+        seed=seed,
+        record=[steps],
+        executor=executor,
+        threads=threads,
+    )
+    return Confirmed(float(runs["risk"][0]), float(runs["risk_stderr"][0]))
+
+
+def refine(
+    objective: Callable[[Schedule], float], log_rates: Array, lengths: Lengths, *, evaluations: int = 40
+) -> tuple[Array, float]:
+    """Level, tilt and bend of the log rates that minimise a (simulated) risk, and that risk.
+
+    Nelder and Mead's search, started at the schedule itself, which is what it returns if nothing is better.
+    """
+    middle = (np.cumsum(lengths) - 0.5 * lengths) / lengths.sum()
+    shapes = np.stack([np.ones_like(middle), 2.0 * middle - 1.0, 6.0 * middle * (middle - 1.0) + 1.0])
+
+    def at(x: Array) -> float:
+        return objective(piecewise(np.exp(log_rates + x @ shapes), lengths))
+
+    simplex = np.array([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0], [0.0, 0.1, 0.0], [0.0, 0.0, 0.1]])
+    found = optimize.minimize(
+        at,
+        np.zeros(3),
+        method="Nelder-Mead",
+        options={"initial_simplex": simplex, "maxfev": evaluations, "xatol": 0.005, "fatol": 0.0},
+    )
+    return log_rates + found.x @ shapes, float(found.fun)
+
+
+_RESOLVED = 1e-3
+"""Relative resolution of a horizon."""
+
+T = TypeVar("T")
+
+
+def shortest(solve: Callable[[int, T | None], tuple[T, float]], target: float, guess: int) -> tuple[int, T]:
+    """Fewest steps after which the least risk is at or below `target`, to one step or a thousandth, and the solution.
+
+    Parameters
+    ----------
+    solve : callable
+        ``solve(steps, nearby) -> (solution, risk)``: the best at that many steps, from a nearby horizon's solution. The
+        risk does not rise with the steps: a rate may be next to nothing.
+    target : float
+    guess : int
+        Steps to begin with.
+    """
+    steps, solution, above, below = max(guess, 1), None, 0, None
+    while True:
+        solution, risk = solve(steps, solution)
+        off = float(np.log(risk / target))
+        if off <= 0.0:
+            below = (steps, solution)
+        else:
+            above = steps
+        if below is not None and below[0] - above <= max(1.0, _RESOLVED * below[0]):
+            return below
+        # The least risk falls about like 1 / steps.
+        steps = int(np.ceil(steps * np.exp(np.clip(off, -1.5, 1.5) + (1e-3 if off > 0 else -1e-3))))
+        low, high = above, None if below is None else below[0]
+        if high is not None and not low < steps < high:
+            steps = (low + high) // 2
+        elif high is None and steps <= low:
+            steps = low + 1
+
+
+# ------------------------------------------------------------------------------------------------------- all of it
+
+
+class Solution(NamedTuple):
+    """A schedule of pieces.
+
+    Attributes
+    ----------
+    log_rates : ndarray, shape (pieces,)
+    lengths : ndarray of int, shape (pieces,)
+    """
+
+    log_rates: Array
+    lengths: Lengths
+
+    @property
+    def steps(self) -> int:
+        """Of all pieces."""
+        return int(self.lengths.sum())
+
+    @property
+    def schedule(self) -> Schedule:
+        """As the learning rate of an optimizer."""
+        return piecewise(np.exp(self.log_rates), self.lengths)
+
+    def onto(self, lengths: Lengths) -> Array:
+        """Log rates of other pieces, which follow the same course."""
+        middles = [(np.cumsum(n) - 0.5 * n) / n.sum() for n in (lengths, self.lengths)]
+        return np.interp(middles[0], middles[1], self.log_rates)
+
+
+class AdaptiveSearch(NamedTuple):
+    """What is known after the search at one batch size.
+
+    Attributes
+    ----------
+    solution : Solution
+    twin_risk : float
+        Of the twin, under the schedule that is best for it.
+    unrefined, confirmed : Confirmed
+        Simulated risk under that schedule, and under the refined one, on trajectories that the search has not seen.
+    baseline_risk, baseline_steps : dict of str to float
+        Of the twin, after as many steps; and how many it needs to the target.
+    """
+
+    solution: Solution
+    twin_risk: float
+    unrefined: Confirmed
+    confirmed: Confirmed
+    baseline_risk: dict[str, float]
+    baseline_steps: dict[str, float]
+
+
+def search_adaptive(
+    problem: NoisyQuadratic,
+    optimizer: Any,
+    batch_size: float,
+    *,
+    steps: int | None = None,
+    target: float | None = None,
+    pieces: int = 50,
+    bins: int = 100,
+    refined: bool = True,
+    trajectories: int = 16,
+    seed: int = 0,
+    nearby: Solution | None = None,
+    executor: Executor | None = None,
+    threads: int | None = None,
+) -> AdaptiveSearch:
+    """The best schedule of an adaptive optimizer at one batch size, at a horizon or to a target.
+
+    With a target the horizon is the shortest at which the simulated risk is there: that of the search's trajectories
+    in short runs, of the twin, put right by a look at it, in long ones.
+    """
+    small = problem.binned(bins) if problem.size > bins else problem
+    objective = TwinObjective(small, optimizer, batch_size, threads)
+    guess = 1e-3 * np.sqrt(batch_size)  # the rule for d = 1000, within a factor exp(3) of the best
+
+    known: dict[int, float] = {}
+
+    def solve(length: int, near: Solution | None) -> tuple[Solution, float]:
+        lengths = equal_pieces(length, pieces)
+        found = []
+        if near is not None:
+            found.append(optimise_pieces(objective, lengths, near.onto(lengths)))
+        # Few steps have several basins; a warm start that does not keep up with 1 / steps is in a wrong one.
+        due = min((risk * before / length for before, risk in known.items()), default=0.0)
+        if near is None or found[0][1] > 1.02 * due or length < _SHORT:
+            log_rate, _ = optimise_constant(objective, length, guess)
+            falling = log_rate + 1.0 - 2.5 * (np.cumsum(lengths) - lengths) / length
+            found += [optimise_pieces(objective, lengths, x) for x in (np.full(lengths.size, log_rate), falling)]
+        solutions = [Solution(log_rates, lengths) for log_rates, _ in found]
+        if length < _SHORT:
+            # Theory's favourite may owe something to its nodes.
+            seen = [simulated(one, one.schedule, seen=True).risk for one in solutions]
+            return solutions[int(np.argmin(seen))], min(seen)
+        best = int(np.argmin([risk for _, risk in found]))
+        known[length] = found[best][1]
+        return solutions[best], found[best][1]
+
+    def simulated(one: Solution, schedule: Schedule, *, seen: bool) -> Confirmed:
+        """On the trajectories of the search, or on four times as many others."""
+        return confirm(
+            *(problem, optimizer, batch_size, schedule, one.steps),
+            trajectories=trajectories if seen else 4 * trajectories,
+            seed=seed if seen else seed + 1,
+            executor=executor,
+            threads=threads,
+        )
+
+    def improve(one: Solution) -> Solution:
+        if not refined:
+            return one
+        return Solution(
+            refine(lambda schedule: simulated(one, schedule, seen=True).risk, one.log_rates, one.lengths)[0],
+            one.lengths,
+        )
+
+    def solve_seen(length: int, near: tuple[Solution, Solution] | None) -> tuple[tuple[Solution, Solution], float]:
+        plain, _ = solve(length, None if near is None else near[0])
+        improved = improve(plain)
+        return (plain, improved), simulated(improved, improved.schedule, seen=True).risk
+
+    if target is None:
+        assert steps is not None, "one of both is given"
+        plain, _ = solve(steps, nearby)
+        best = improve(plain)
+    else:
+        begin = nearby.steps if nearby is not None else _first_guess(problem, batch_size, target)
+        horizon, plain = shortest(solve, target, begin)
+        if horizon < _SHORT:
+            horizon, (plain, best) = shortest(solve_seen, target, horizon)
+            # Few steps have many basins, and a horizon may have been given up for a poor one: down, as long as it goes.
+            for length in range(horizon - 1, 0, -1):
+                pair, risk = solve_seen(length, (plain, best))
+                if risk > target:
+                    break
+                plain, best = pair
+        else:
+            # The least risk falls about like 1 / steps: one correction is enough.
+            off = simulated(plain, plain.schedule, seen=True).risk / target
+            if off > 1.0:
+                _, plain = shortest(solve, target / off, horizon)
+            best = improve(plain)
+    risk = objective.at(np.repeat(np.exp(plain.log_rates), plain.lengths))
+    baseline_risk, baseline_steps = _baselines(objective, best.steps, target, guess)
+    return AdaptiveSearch(
+        best,
+        risk,
+        simulated(plain, plain.schedule, seen=False),
+        simulated(best, best.schedule, seen=False),
+        baseline_risk,
+        baseline_steps,
+    )
+
+
+def _first_guess(problem: NoisyQuadratic, batch_size: float, target: float) -> int:
+    """Steps that the information bound asks for, and then some."""
+    examples = 0.5 * float(np.sum(problem.multiplicity * problem.noise / problem.curvature)) / target
+    return int(np.ceil(1.3 * examples / batch_size)) + 30
+
+
+def _baselines(
+    objective: TwinObjective, steps: int, target: float | None, guess: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Constant rate and decaying families: risk after `steps`, and steps to the target."""
+    log_rate, risk = optimise_constant(objective, steps, guess)
+    risks = {"constant": risk, **{name: optimise_family(objective, name, steps, log_rate)[1] for name in FAMILIES}}
+    if target is None:
+        return risks, dict.fromkeys(risks, np.nan)
+
+    def constant(length: int, _: float | None) -> tuple[float, float]:
+        return optimise_constant(objective, length, guess)
+
+    def family(name: str, length: int, _: float | None) -> tuple[float, float]:
+        return 0.0, optimise_family(objective, name, length, optimise_constant(objective, length, guess)[0])[1]
+
+    needed = {"constant": float(shortest(constant, target, 2 * steps)[0])}
+    for name in FAMILIES:
+        needed[name] = float(shortest(partial(family, name), target, steps)[0])
+    return risks, needed
