@@ -179,7 +179,7 @@ def optimise_family(objective: TwinObjective, name: str, steps: int, log_rate: f
     def member(x: Array) -> Schedule:
         return make(float(np.exp(np.clip(x[0], _LOWEST, _HIGHEST))), steps, float(np.exp(min(x[1], 0.0))))
 
-    found = optimize.minimize(
+    found = optimize.minimize(  # type: ignore[call-overload]  # SciPy's stubs want an option's own type
         lambda x: objective.at(member(x)(t)),
         np.array([log_rate + 0.7, -2.0]),
         method="Nelder-Mead",
@@ -316,7 +316,7 @@ class Solution(NamedTuple):
     def onto(self, lengths: Lengths) -> Array:
         """Log rates of other pieces, which follow the same course."""
         middles = [(np.cumsum(n) - 0.5 * n) / n.sum() for n in (lengths, self.lengths)]
-        return np.interp(middles[0], middles[1], self.log_rates)
+        return np.asarray(np.interp(middles[0], middles[1], self.log_rates))
 
 
 class AdaptiveSearch(NamedTuple):

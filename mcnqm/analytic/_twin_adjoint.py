@@ -85,7 +85,17 @@ def _backward(h, variance, spread, rates, clock, rule, first, last, kept, adjoin
 
 
 @njit
-def final_risk_and_gradient(curvature, variance, spread, weight, place, rates, clock, rule, gradient):  # type: ignore[no-untyped-def]
+def final_risk_and_gradient(
+    curvature: Array,
+    variance: Array,
+    spread: Array,
+    weight: Array,
+    place: Array,
+    rates: Array,
+    clock: Array,
+    rule: Array,
+    gradient: Array,
+) -> float:
     """Risk after all steps, its derivatives by the rates added to `gradient`.
 
     Parameters
