@@ -17,8 +17,12 @@ Array = NDArray[np.float64]
 
 VARIABLES = 5
 
-_HALVINGS = 20
-"""Of the bracket of v in which the rate of an unstable chunk is sought: to a millionth of its logarithm's width."""
+_TRIES = 40
+"""Most rates that are tried for an unstable chunk."""
+
+_BALANCED = 1e-13
+"""Relative difference to which v and what becomes of it balance: so small that it then stands still, since
+`mean_field.steps_to_target` goes on as long as anything falls."""
 
 
 @njit
@@ -112,8 +116,7 @@ def _bounded(
     noise: float,
     keep: float,
     beta1: float,
-    kept2: float,
-    ramp: float,
+    kept: float,
     bias1: float,
     bias2: float,
     lr: float,
@@ -123,28 +126,36 @@ def _bounded(
     order: int,
     state: tuple[float, float, float, float],
 ) -> tuple[float, float, float]:
-    """P, C, Q after n steps at the rate that their own growth leaves: for a chunk that is unstable.
+    """P, C, Q after n steps at the rate that is theirs at the end: for a chunk that is unstable, or would become so.
 
     A growing P raises v, which lowers the rate. Sought, between `low` and `high`, is the least v that is no less than
-    what v becomes by the middle of the chunk.
+    what v becomes with the P that it leads to. As with an implicit rule for a stiff equation, a long chunk ends where
+    P and v balance.
     """
     p, c, q, before = state
     square = h * h * p + noise
     share = noise / square if noise > 0.0 else 0.0
-    rest = kept2 * before + (1.0 - kept2) * square
-    a, push = _rate(low, noise, share, lr, eps, bias1, bias2, spread, overlap, order)
-    found = _doubled(n, a, push, h, keep, beta1, p, c, q)
-    if rest + h * h * (found[0] - p) / n * ramp <= low:
-        return found
-    for _ in range(_HALVINGS):
-        middle = np.sqrt(low) * np.sqrt(high)
-        a, push = _rate(middle, noise, share, lr, eps, bias1, bias2, spread, overlap, order)
+    # False position with the Illinois rule, in logarithms; by halves where growth is wild. `above` and `below` say by
+    # how much v is outrun at either end.
+    left, right = np.log(low), np.log(high)
+    above, below = np.inf, np.nan
+    x, side = right, 0
+    for _ in range(_TRIES):
+        a, push = _rate(np.exp(x), noise, share, lr, eps, bias1, bias2, spread, overlap, order)
         found = _doubled(n, a, push, h, keep, beta1, p, c, q)
-        if rest + h * h * (found[0] - p) / n * ramp <= middle:
-            high = middle
+        gap = np.log(kept * before + (1.0 - kept) * (h * h * found[0] + noise)) - x
+        if abs(gap) < _BALANCED or (side == 0 and gap > 0.0):
+            return found
+        if gap <= 0.0:
+            right, below = x, gap
+            above *= 0.5 if side == -1 else 1.0
+            side = -1
         else:  # or not finite
-            low = middle
-    a, push = _rate(high, noise, share, lr, eps, bias1, bias2, spread, overlap, order)
+            left, above = x, gap if np.isfinite(gap) else np.inf
+            below *= 0.5 if side == 1 else 1.0
+            side = 1
+        x = (left * below - right * above) / (below - above) if above < 4.0 else 0.5 * (left + right)
+    a, push = _rate(np.exp(right), noise, share, lr, eps, bias1, bias2, spread, overlap, order)
     return _doubled(n, a, push, h, keep, beta1, p, c, q)
 
 
@@ -229,7 +240,7 @@ def advance(
                     a10[j] = w10 * (w00 + w11)
                     a11[j] = w10 * w01 + w11 * w11
             for s in range(n_settings):
-                lr, eps, keep, beta1, kept2, ramp, bias1, bias2, spread, overlap, kept2_all, ramp_all = clock[k, s]
+                lr, eps, keep, beta1, _, _, bias1, bias2, spread, overlap, kept, ramp = clock[k, s]
                 noise = variance[i, s]
                 # Below this v a rate is unstable. Beyond weight decay's own limit none is stable.
                 edge = bias1 * (1.0 + keep) * (1.0 + beta1) / ((1.0 - beta1) * h)
@@ -240,14 +251,18 @@ def advance(
                     P[j] = max(n00[j] + w00 * (w00 * p + 2.0 * w01 * c) + w01 * w01 * q, 0.0)
                     C[j] = n01[j] + w00 * (w10 * p + w11 * c) + w01 * (w10 * c + w11 * q)
                     Q[j] = n11[j] + w10 * (w10 * p + 2.0 * w11 * c) + w11 * w11 * q
-                    if n > 1 and used[j] < limit:
-                        high = max(4.0 * limit, 8.0 * noise, V[j], h * h * p + noise)
-                        P[j], C[j], Q[j] = _bounded(
-                            *(n, max(used[j], 1e-60 * high), high, h, noise, keep, beta1, kept2, ramp, bias1, bias2),
-                            *(lr, eps, spread, overlap, order, (p, c, q, V[j])),
-                        )
+                    if n > 1 and limit > 0.0:
+                        # An explicit rule would swing ever wider about a balance near the limit, from half of it on.
+                        low = kept * V[j] + (1.0 - kept) * (h * h * P[j] + noise)
+                        low = min(low, used[j]) if np.isfinite(low) else used[j]
+                        if low < 2.0 * limit:
+                            high = max(4.0 * limit, 8.0 * noise, V[j], h * h * p + noise)
+                            P[j], C[j], Q[j] = _bounded(
+                                *(n, max(low, 1e-60 * high), high, h, noise, keep, beta1, kept, bias1, bias2, lr, eps),
+                                *(spread, overlap, order, (p, c, q, V[j])),
+                            )
                     slope[j] = h * h * (P[j] - p) / n
-                    V[j] = max(kept2_all * V[j] + (1.0 - kept2_all) * (h * h * p + noise) + slope[j] * ramp_all, 0.0)
+                    V[j] = max(kept * V[j] + (1.0 - kept) * (h * h * p + noise) + slope[j] * ramp, 0.0)
             if looks[k]:
                 for s in range(n_settings):
                     total = 0.0

@@ -186,6 +186,17 @@ def test_many_steps_at_once(monkeypatch, beta2):
     assert not abs(run(8, 1) / single - 1).max() < 5e-3
 
 
+@pytest.mark.parametrize("lr", [0.05, 0.2])
+@pytest.mark.parametrize("batch_size", [65536, 1e6, 1e12])
+def test_many_steps_at_a_balance_near_the_edge(monkeypatch, lr, batch_size):
+    """RMSProp settles where steps are all but unstable; so do chunks, within 1 %."""
+    at = [2000, 5000]
+    found = mean_field.risk(PROBLEM, RMSProp(lr=lr), batch_size, 5000, record=at).risk.values
+    monkeypatch.setattr(mean_field, "_EXACT_UNTIL", 10**9)
+    single = mean_field.risk(PROBLEM, RMSProp(lr=lr), batch_size, 5000, record=at).risk.values
+    np.testing.assert_allclose(found, single, rtol=0.01)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "batch_size"),
     [(Adam(lr=8e-3, beta2=0.9), 256), (RMSProp(lr=8e-3, alpha=0.9), 256), (Adam(lr=0.05), 1e12)],
