@@ -26,6 +26,7 @@ from mcnqm.optimizers import SGD, Number
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import meter_of
 from mcnqm.record import recorded_steps
+from mcnqm.schedules import Schedule
 from mcnqm.settings import settings_of
 from mcnqm.statistics import chi_square_z, combined_p_value, regression_z, weighted_chi_square_z
 
@@ -143,7 +144,7 @@ def agreement(
         raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
     if not isinstance(optimizer, SGD):
         raise ParameterError("optimizer", optimizer, "be linear in the gradient (mcnqm.SGD)")
-    settings = settings_of(optimizer, batch_size)
+    settings = settings_of(optimizer, batch_size, schedules=True)
     integer("steps", steps, 1)
     wanted = recorded_steps(steps, _default_record(steps) if record is None else record)
     count = integer("trajectories", trajectories, 8, 2**32)
@@ -206,7 +207,7 @@ class _Exact:
     ) -> None:
         steps = int(record[-1])
         self.weight = 0.5 * np.repeat(problem.curvature, problem.multiplicity)
-        settings = settings_of(optimizer, batch_size)
+        settings = settings_of(optimizer, batch_size, schedules=True)
 
         def flat(data: xr.DataArray) -> Array:
             return data.values.reshape(settings.size, *data.shape[len(settings.dims) :])
@@ -235,10 +236,15 @@ class _Exact:
         self.transition = np.zeros_like(self.covariance)
         self.noise = np.zeros_like(self.covariance)
         gaps = np.diff(record)
-        for gap in np.unique(gaps):
-            where = np.flatnonzero(gaps == gap) + 1
-            power = flat(theory.transition(problem, optimizer, batch_size, int(gap))["transition"])
-            _, noise = mean_and_covariance(theory.moments(still, optimizer, batch_size, int(gap), record=[int(gap)]))
+        # Without schedules, all gaps of a length are alike; with them, each begins where the last ended.
+        begins = record[:-1] if settings.schedules else np.zeros(gaps.size, dtype=np.int64)
+        for begin, gap in np.unique(np.stack([begins, gaps]), axis=1).T.tolist():
+            where = np.flatnonzero((begins == begin) & (gaps == gap)) + 1
+            then, batch = _later(optimizer, begin), batch_size
+            if isinstance(batch, Schedule):
+                batch = batch.later(begin)
+            power = flat(theory.transition(problem, then, batch, gap)["transition"])
+            _, noise = mean_and_covariance(theory.moments(still, then, batch, gap, record=[gap]))
             self.transition[:, where] = power[:, np.newaxis]
             self.noise[:, where] = noise[:, :1]
         self.noise[:, 0] = self.covariance[:, 0]
@@ -272,6 +278,12 @@ class _Exact:
             and (np.abs(mean - self.mean[s, 1:]) <= _ROUNDING * unit).all()
             and (np.abs(risk - self.risk[s]) <= _ROUNDING * risk).all()
         )
+
+
+def _later(optimizer: Any, start: int) -> Any:
+    """The optimizer whose schedules begin at step `start`."""
+    changing = {k: v.later(start) for k, v in optimizer._asdict().items() if isinstance(v, Schedule)}
+    return optimizer._replace(**changing) if changing else optimizer
 
 
 def _standardise(deviation: Array, covariance: Array, scale: Array) -> tuple[Array, NDArray[np.bool_], bool]:

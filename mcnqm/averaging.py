@@ -13,26 +13,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcnqm.domains import Domain, integer, nonnegative, unit_interval
-from mcnqm.schedules import Schedule
+from mcnqm.schedules import FOREVER, Schedule
 
-__all__ = ["checked_average", "growing", "polynomial", "tail"]
+__all__ = ["Harmonic", "checked_average", "growing", "polynomial", "tail"]
 
 _decay = Domain("be in [0, 1]", lambda x: (x >= 0) & (x <= 1))
 
 
 @dataclass(frozen=True)
-class _Harmonic:
-    """γ = n / (n + 1 + η) after n averaged iterates, at most `limit`; 0 before the start."""
+class Harmonic:
+    """γ = n / (n + 1 + η) after n averaged iterates, at most `limit`; 0 before the start.
+
+    Attributes
+    ----------
+    start : int
+        First step that counts.
+    eta : float
+        η; 0 for the plain mean.
+    limit : float
+        Where γ stops growing.
+    """
 
     start: int
     eta: float = 0.0
     limit: float = 1.0
 
     def at(self, step: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Values at steps."""
         n = np.maximum(step + 1 - self.start, 0).astype(np.float64)
         return np.minimum(n / (n + 1.0 + self.eta), self.limit)
 
+    def stretches(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """See `mcnqm.schedules.stretches`."""
+        grown = FOREVER
+        if self.limit < 1.0:
+            # Two steps more, lest rounding put the end too early.
+            needed = np.ceil(self.limit * (1.0 + self.eta) / (1.0 - self.limit)) + 2
+            grown = int(min(self.start + needed, FOREVER))
+        stops = {self.start: True, grown: False, FOREVER: True}
+        kept = {stop: flat for stop, flat in stops.items() if stop > 0}
+        if grown == FOREVER:
+            kept[FOREVER] = False
+        return np.array(list(kept), dtype=np.int64), np.array(list(kept.values()))
+
     def describe(self) -> dict[str, Any]:
+        """Plain numbers and words."""
         return {"start": self.start, "eta": self.eta, "limit": self.limit}
 
 
@@ -54,7 +79,7 @@ def tail(start: int) -> Schedule:
     >>> tail(2)([0, 1, 2, 3]).round(4)  # γ of the updates to steps 1, 2, 3, 4
     array([0.    , 0.    , 0.5   , 0.6667])
     """
-    return Schedule(1.0, (_Harmonic(integer("start", start, 0, 2**53)),))
+    return Schedule(1.0, (Harmonic(integer("start", start, 0, 2**53)),))
 
 
 def polynomial(eta: float) -> Schedule:
@@ -75,7 +100,7 @@ def polynomial(eta: float) -> Schedule:
     >>> polynomial(3.0)([0, 4, 96]).round(4)
     array([0.2   , 0.5556, 0.9604])
     """
-    return Schedule(1.0, (_Harmonic(0, float(nonnegative.check("eta", eta))),))
+    return Schedule(1.0, (Harmonic(0, float(nonnegative.check("eta", eta))),))
 
 
 def growing(decay: float, eta: float = 9.0) -> Schedule:
@@ -99,7 +124,7 @@ def growing(decay: float, eta: float = 9.0) -> Schedule:
     array([0.0909, 0.5   , 0.99  ])
     """
     limit = float(unit_interval.check("decay", decay))
-    return Schedule(1.0, (_Harmonic(0, float(nonnegative.check("eta", eta)), limit),))
+    return Schedule(1.0, (Harmonic(0, float(nonnegative.check("eta", eta)), limit),))
 
 
 def checked_average(average: Any) -> Any:

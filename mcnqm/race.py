@@ -14,6 +14,7 @@ Errors come from the jackknife: the same is done with each of several replicates
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,9 @@ _RAW_UNTIL = 96
 
 _WINDOW = 0.12
 """Half the width of the regression's window, in log t."""
+
+_FEWEST = 6
+"""Looks that a regression needs."""
 
 _STRETCH = 1.25
 """Lanes are looked at each time the number of steps has grown by so much."""
@@ -74,6 +78,8 @@ def run_race(
     max_steps: int,
     patience: float | None = None,
     may_settle: NDArray[np.bool_] | None = None,
+    settle_from: float = 0.0,
+    jumps: NDArray[np.int64] | None = None,
 ) -> RaceResult:
     """Run all settings until each has hit its target, whichever replicate is left out, or cannot.
 
@@ -93,6 +99,10 @@ def run_race(
         Once a setting has hit after t steps, others go on to ``patience * t``.
     may_settle : ndarray of bool, shape (settings,), optional
         Where a risk that has stopped falling may be taken for its steady state. By default everywhere.
+    settle_from : float
+        From which step on: until then schedules may yet move it.
+    jumps : ndarray of int, optional
+        Steps at which a schedule jumps, and the risk has a kink.
     """
     size = job.settings.size
     steps = np.full((size, 1 + replicates), np.inf)
@@ -100,7 +110,7 @@ def run_race(
     settle = np.ones(size, dtype=np.bool_) if may_settle is None else may_settle
     deadline = np.inf
     march = March(job, pool, meter)
-    curve = _Curve(size, 1 + replicates)
+    curve = _Curve(size, 1 + replicates, np.empty(0) if jumps is None else np.unique(jumps))
     initial = job.problem.initial_risk
     scale = initial + 0.5 * float(np.sum(job.problem.multiplicity * job.problem.noise / job.problem.curvature))
     octaves: list[tuple[int, Array]] = []
@@ -136,7 +146,7 @@ def run_race(
             level = np.full(size, np.nan)
             level[alive] = np.log(np.where(np.isfinite(risk), risk, np.nan)).mean(axis=(1, 2))
             octaves.append((march.step, level))
-            steady = _steady(octaves, alive, initial) & settle[alive] & ~gone
+            steady = _steady(octaves, alive, initial, settle_from) & settle[alive] & ~gone
             reason[alive[steady]] = _STEADY
             gone |= steady
         if gone.any():
@@ -168,7 +178,8 @@ def _estimates(loss: Array, replicates: int) -> Array:
 class _Curve:
     """Estimated risk at the looks so far, of every setting and estimate, smoothed once its window is complete."""
 
-    def __init__(self, settings: int, estimates: int) -> None:
+    def __init__(self, settings: int, estimates: int, jumps: NDArray[Any]) -> None:
+        self._jumps = np.concatenate([[-np.inf], jumps, [np.inf]])
         self.steps = np.empty(0)
         self._raw = np.empty((settings, estimates, 0))
         self._settled = 0  # looks whose estimate is final
@@ -201,7 +212,13 @@ class _Curve:
         t = self.steps[k]
         if t <= _RAW_UNTIL:
             return self._raw[..., k]
-        window = slice(*np.searchsorted(self.steps, [t * np.exp(-_WINDOW), t * np.exp(_WINDOW) * (1 + 1e-12)]))
+        early, late = t * np.exp(-_WINDOW), t * np.exp(_WINDOW) * (1 + 1e-12)
+        # Not across a kink. The risk at the step of a jump is still that before it.
+        k_next = int(np.searchsorted(self._jumps, t))
+        early, late = max(early, self._jumps[k_next - 1]), min(late, self._jumps[k_next] + 0.5)
+        window = slice(*np.searchsorted(self.steps, [early, late]))
+        if window.stop - window.start < _FEWEST:
+            return self._raw[..., k]
         x = np.log(self.steps[window] / t)
         weights = np.linalg.pinv(np.stack([np.ones_like(x), x, x**2], axis=1))[0]
         with np.errstate(invalid="ignore"):
@@ -241,12 +258,14 @@ def summarise(crossings: Array) -> tuple[Array, Array]:
     return np.where(smooth, corrected, np.where(np.isfinite(corrected), whole, np.inf)), stderr
 
 
-def _steady(octaves: list[tuple[int, Array]], alive: NDArray[np.int64], initial: float) -> NDArray[np.bool_]:
+def _steady(
+    octaves: list[tuple[int, Array]], alive: NDArray[np.int64], initial: float, settle_from: float
+) -> NDArray[np.bool_]:
     """Settings whose risk has stopped falling for two octaves, neither at the start nor on the way up.
 
     A risk between half its initial value and that value is not judged: a small rate, or Adam's, may not have begun.
     """
-    if len(octaves) < 4:
+    if len(octaves) < 4 or octaves[-3][0] < settle_from:
         return np.zeros(alive.size, dtype=np.bool_)
     now, before, earlier = (octaves[-k][1][alive] for k in (1, 2, 3))
     with np.errstate(invalid="ignore"):

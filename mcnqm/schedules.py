@@ -19,6 +19,7 @@ from mcnqm.domains import Domain, choice, finite, integer, nonnegative, positive
 from mcnqm.errors import ParameterError
 
 __all__ = [
+    "FOREVER",
     "Curve",
     "Schedule",
     "Segments",
@@ -30,6 +31,7 @@ __all__ = [
     "piecewise",
     "sampled",
     "stack",
+    "stretches",
     "warmup_stable_decay",
 ]
 
@@ -38,6 +40,9 @@ Steps = NDArray[np.int64]
 
 _SHAPES = ("constant", "linear", "exponential", "cosine")
 _MAX_STEPS = 2**53
+
+FOREVER = 2**62
+"""A step beyond any run."""
 
 
 @runtime_checkable
@@ -49,6 +54,23 @@ class Curve(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Plain numbers and words, for the configuration that results carry."""
+
+
+def stretches(curve: Curve) -> tuple[Steps, NDArray[np.bool_]]:
+    """Where a curve changes its ways: the end of each stretch, the last being `FOREVER`, and whether it is flat.
+
+    A curve may know by a method of this name. One that does not may change at every step.
+
+    Examples
+    --------
+    >>> stops, flat = stretches(linear(1.0, steps=10).curves[0])
+    >>> stops[:1], flat
+    (array([10]), array([False,  True]))
+    """
+    known: Callable[[], tuple[Steps, NDArray[np.bool_]]] | None = getattr(curve, "stretches", None)
+    if known is None:
+        return np.array([FOREVER], dtype=np.int64), np.array([False])
+    return known()
 
 
 @dataclass(frozen=True)
@@ -87,6 +109,12 @@ class Segments:
             )
         return np.where(x >= 1.0, b, values)
 
+    def stretches(self) -> tuple[Steps, NDArray[np.bool_]]:
+        """See `stretches`."""
+        stops = np.append(np.cumsum(np.array(self.lengths, dtype=np.int64)), FOREVER)
+        level = np.array(self.first) == np.array(self.last)
+        return stops, np.append(level | (np.array(self.shapes) == "constant"), True)
+
     def describe(self) -> dict[str, Any]:
         """Plain numbers and words."""
         return {
@@ -95,6 +123,25 @@ class Segments:
             "last": list(self.last),
             "shapes": list(self.shapes),
         }
+
+
+@dataclass(frozen=True)
+class _Later:
+    """A curve, seen from a later step on."""
+
+    curve: Curve
+    start: int
+
+    def at(self, step: Steps) -> Array:
+        return self.curve.at(step + self.start)
+
+    def stretches(self) -> tuple[Steps, NDArray[np.bool_]]:
+        stops, flat = stretches(self.curve)
+        ahead = stops > self.start
+        return np.where(stops[ahead] == FOREVER, FOREVER, stops[ahead] - self.start), flat[ahead]
+
+    def describe(self) -> dict[str, Any]:
+        return {"start": self.start, "curve": self.curve.describe()}
 
 
 @dataclass(frozen=True)
@@ -186,6 +233,17 @@ class Schedule:
         size = np.shape(self.scale)
         scale = f"<{' x '.join(map(str, size))} values>" if size else f"{float(self.scale):g}"
         return f"Schedule({scale} x {kind})"
+
+    def later(self, start: int) -> Schedule:
+        """The same schedule, seen from step `start` on.
+
+        Examples
+        --------
+        >>> sampled([0.3, 0.2, 0.1]).later(1)([0, 1])
+        array([0.2, 0.1])
+        """
+        begin = _steps("start", start, 0)
+        return Schedule(self.scale, tuple(_Later(curve, begin) for curve in self.curves), self.which)
 
     def check(self, name: str, domain: Domain) -> Schedule:
         """Return it with its scale checked, or raise if a value of it that is known beforehand lies outside `domain`.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mcnqm.domains import Domain, nonnegative, positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, domain_of, numeric_fields
-from mcnqm.schedules import Curve, Schedule, Segments
+from mcnqm.schedules import FOREVER, Curve, Schedule, stretches
 
 __all__ = ["NO_BATCH_SIZE", "RESULT_NAMES", "THEORY_NAMES", "Settings", "Timetable", "batch_size_domain", "settings_of"]
 
@@ -41,6 +41,9 @@ NO_BATCH_SIZE: Any = object()
 """In place of the batch size where an answer does not depend on it: a dimension ``batch_size`` is free to use then."""
 
 batch_size_domain = Domain("be >= 1", lambda x: x >= 1)
+
+
+_JUMP = 0.05
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,24 @@ class Timetable:
     @property
     def settles(self) -> float:
         """The step from which on nothing changes any more; inf if that is not known."""
-        ends = [sum(c.lengths) if isinstance(c, Segments) else np.inf for c in self.curves]
-        return float(max(ends))
+        return float(max(_settles(curve) for curve in self.curves))
+
+    def jumps(self) -> NDArray[np.int64]:
+        """Steps at which some curve jumps, by more than a twentieth."""
+        found = []
+        for curve in self.curves:
+            stops, _ = stretches(curve)
+            inside = stops[stops < FOREVER]
+            before, after = curve.at(inside - 1), curve.at(inside)
+            found.append(inside[np.abs(after - before) > _JUMP * np.maximum(np.abs(before), np.abs(after))])
+        return np.unique(np.concatenate(found))
+
+
+def _settles(curve: Curve) -> float:
+    stops, flat = stretches(curve)
+    if not flat[-1]:
+        return np.inf
+    return float(stops[-2]) if stops.size > 1 else 0.0
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from mcnqm import analytic
 from mcnqm._version import __version__
+from mcnqm.averaging import checked_average
 from mcnqm.domains import choice, integer, positive
 from mcnqm.engine import Job, Pool, has_twin, twin_cells
 from mcnqm.errors import ParameterError
@@ -19,7 +21,7 @@ from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import meter_of
 from mcnqm.race import REASONS, run_race, summarise
 from mcnqm.record import MAX_STEPS
-from mcnqm.settings import settings_of
+from mcnqm.settings import Settings, settings_of
 
 __all__ = ["steps_to_target"]
 
@@ -37,6 +39,7 @@ def steps_to_target(
     max_steps: int = 2**22,
     patience: float | None = None,
     control_variate: bool = True,
+    average: Any = None,
     executor: Executor | None = None,
     threads: int | None = None,
     progress: Any = False,
@@ -47,9 +50,10 @@ def steps_to_target(
     ----------
     problem : NoisyQuadratic
     optimizer : optimizer
-        Hyperparameters may be swept; all settings advance together, on common random numbers.
+        Hyperparameters may be swept, and change with the step (`mcnqm.schedules`); all settings advance together, on
+        common random numbers.
     batch_size : Number
-        Examples per step.
+        Examples per step, or a schedule.
     target : Number
         Risk to reach, > 0. An array makes a dimension ``target``.
     method : {"simulate", "analytic", "mean-field"}
@@ -66,7 +70,11 @@ def steps_to_target(
     patience : float, optional
         Once some setting has hit after t steps, the others stop at ``patience * t``.
     control_variate : bool
-        Estimate the risk of an adaptive optimizer with the help of its mean-field twin (see `mcnqm.simulate`).
+        Estimate the risk of an adaptive optimizer with the help of its mean-field twin (see `mcnqm.simulate`). Not
+        with an average.
+    average : Number, optional
+        Weight of the past in an average of the iterates, or a schedule of it, as for `mcnqm.simulate`: the target is
+        the average's. Not by ``"mean-field"``.
     executor, threads, progress
         As for `mcnqm.simulate`.
 
@@ -87,13 +95,14 @@ def steps_to_target(
     By simulation, up to 96 steps, the answer is the first step at which the mean loss over all trajectories is at or
     below the target. Later (looks are 1 step apart up to 256, then 4 steps or 1/256 of the steps so far) a plain first
     passage would be early, since it takes the first favourable fluctuation; so the mean loss is first
-    smoothed by a local quadratic regression on log t, over a factor exp(±0.12) in t, with interpolation between
-    looks. What bias is left by the nonlinearity of a first passage falls like one over the number of trajectories,
-    and the jackknife removes its leading part: ``steps`` is so corrected, and rounded up. ``docs/steps.md`` has
-    measurements of both.
+    smoothed by a local quadratic regression on log t, over a factor exp(±0.12) in t but not across a jump of a
+    schedule, with interpolation between looks. What bias is left by the nonlinearity of a first passage falls like one
+    over the number of trajectories, and the jackknife removes its leading part: ``steps`` is so corrected, and rounded
+    up. ``docs/steps.md`` has measurements of both.
 
     A setting whose risk falls by less than 2 % in two successive octaves of steps, below half or above all of the
-    initial risk, is taken to be in its steady state; under SGD only if the exact steady state is above the target.
+    initial risk, is taken to be in its steady state; under SGD only if the exact steady state is above the target, and
+    under a schedule only once it has settled.
 
     Crossings within the first 96 steps are those of the mean of all trajectories, without a correction: there the
     error is that of the draw of starting points, and more trajectories are cheap.
@@ -110,15 +119,18 @@ def steps_to_target(
     """
     choice("method", method, ("simulate", "analytic", "mean-field"))
     if method == "analytic":
-        return analytic.steps_to_target(problem, optimizer, batch_size, target, max_steps=max_steps)
+        return analytic.steps_to_target(problem, optimizer, batch_size, target, max_steps=max_steps, average=average)
     if method == "mean-field":
+        if average is not None:
+            raise ParameterError("average", average, "be None in the mean field")
         return analytic.mean_field.steps_to_target(
             problem, optimizer, batch_size, target, max_steps=max_steps, patience=patience
         )
     if not isinstance(problem, NoisyQuadratic):
         raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
     positive.check("target", getattr(target, "values", target))
-    settings = settings_of(optimizer, batch_size, target=target)
+    averaged = {} if average is None else {"average": checked_average(average)}
+    settings = settings_of(optimizer, batch_size, schedules=True, **averaged, target=target)
     each = integer("trajectories", trajectories, 1, 2**20)
     count = integer("replicates", replicates, 2, 2**10)
     limit = integer("max_steps", max_steps, 1, MAX_STEPS)
@@ -127,8 +139,10 @@ def steps_to_target(
     key = integer("seed", seed, 0, 2**64 - 1)
     values = dict(settings.values)
     targets = values.pop("target")
-    plain = type(settings)(settings.dims, settings.shape, values, settings.coords)
-    cells = twin_cells(each * count) if control_variate and has_twin(optimizer) else 0
+    plain = replace(settings, values=values)
+    twins = control_variate and average is None and has_twin(optimizer)
+    cells = twin_cells(each * count) if twins else 0
+    settle_from = max((table.settles for table in settings.schedules.values()), default=0.0)
     job = Job(problem, optimizer, plain, np.arange(each * count, dtype=np.uint32), key, cells=cells)
     meter = meter_of(progress)
     meter.start(float("nan"), "steps to target")
@@ -137,7 +151,9 @@ def steps_to_target(
             *(job, targets, count, Pool(executor, threads), meter),
             max_steps=limit,
             patience=patience,
-            may_settle=_may_settle(problem, optimizer, batch_size, target),
+            may_settle=_may_settle(problem, optimizer, plain, targets, settle_from),
+            settle_from=settle_from,
+            jumps=np.concatenate([np.empty(0, np.int64), *(table.jumps() for table in settings.schedules.values())]),
         )
     finally:
         meter.close()
@@ -157,12 +173,25 @@ def steps_to_target(
     )
 
 
-def _may_settle(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, target: Any) -> NDArray[np.bool_] | None:
-    """Settings whose steady state is above the target, where that is known."""
-    if not isinstance(optimizer, SGD):
+def _may_settle(
+    problem: NoisyQuadratic, optimizer: Any, settings: Settings, targets: NDArray[np.float64], settle_from: float
+) -> NDArray[np.bool_] | None:
+    """Settings whose steady state, once their schedules have settled, is above the target, where that is known."""
+    if not isinstance(optimizer, SGD) or np.isinf(settle_from):
         return None
-    steady = analytic.steady_state(problem, optimizer, batch_size)["risk"]
-    settings = settings_of(optimizer, batch_size, target=target)
-    goal = settings.unflatten(settings.values["target"])
-    level = steady.values.reshape(steady.shape + (1,) * (len(settings.dims) - steady.ndim))
-    return np.asarray(np.broadcast_to(level, goal.shape) > goal).reshape(-1)
+    last = {name: values.copy() for name, values in settings.values.items()}
+    for name, table in settings.schedules.items():
+        last[name] *= table.at(np.array([int(settle_from)]))[table.which, 0]
+    along = {name: xr.DataArray(values, dims="setting") for name, values in last.items()}
+    # At a rate of zero nothing moves any more, nor does an average that keeps all of the past.
+    still = (last["lr"] == 0.0) | (last.get("average", 0.0) == 1.0)
+    average = along["average"].where(~still, 0.0) if "average" in along else None
+    level = analytic.steady_state(
+        problem,
+        optimizer._replace(
+            lr=along["lr"].where(~still, 1.0), momentum=along["momentum"], precondition=along["precondition"]
+        ),
+        along["batch_size"],
+        average=average,
+    )["risk"].values
+    return np.asarray(still | (level > targets))

@@ -31,10 +31,12 @@ from numpy.typing import NDArray
 
 from mcnqm.analytic._doubledouble import DoubleDouble, add, divide, double, multiply, power, subtract
 from mcnqm.analytic._ladder import StepMap, Weights
+from mcnqm.averaging import checked_average
 from mcnqm.domains import unit_interval
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD
 from mcnqm.problem import NoisyQuadratic
+from mcnqm.schedules import Schedule
 from mcnqm.settings import Settings, settings_of
 
 __all__ = ["MAX_STEPS", "LinearMap", "linear_map", "linear_settings", "maps_of"]
@@ -94,14 +96,24 @@ class LinearMap:
         return Weights(half * problem.initial_second_moment, noise, self.readout)
 
 
-def linear_settings(optimizer: Any, batch_size: Any, average: Any = None, **extra: Any) -> Settings:
-    """`settings_of` for linear optimizers: refuse the others, and broadcast the decay of an average."""
+def linear_settings(
+    optimizer: Any, batch_size: Any, average: Any = None, *, schedules: bool = False, **extra: Any
+) -> Settings:
+    """`settings_of` for linear optimizers: refuse the others, and broadcast the decay of an average.
+
+    With `schedules`, rates, momentum, batch sizes and averages may change with the step, but no preconditioner.
+    """
     if not isinstance(optimizer, SGD):
         raise ParameterError("optimizer", optimizer, "be linear in the gradient (mcnqm.SGD) for a closed form")
     if average is not None:
-        unit_interval.check("average", getattr(average, "values", average))
+        if schedules and isinstance(average, Schedule):
+            checked_average(average)
+        elif not isinstance(average, Schedule):
+            unit_interval.check("average", getattr(average, "values", average))
         extra = {"average": average, **extra}
-    return settings_of(optimizer, batch_size, **extra)
+    if schedules and isinstance(optimizer.precondition, Schedule):
+        raise ParameterError("precondition", optimizer.precondition, "be the same at every step here")
+    return settings_of(optimizer, batch_size, schedules=schedules, **extra)
 
 
 def linear_map(problem: NoisyQuadratic, nesterov: bool, buffer: bool, values: dict[str, float]) -> LinearMap:

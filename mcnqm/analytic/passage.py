@@ -14,11 +14,15 @@ from mcnqm.analytic._labels import dataset
 from mcnqm.analytic._ladder import Rung, State, StepMap, Weights, advance, first_rung, square, start, sums
 from mcnqm.analytic._maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic._roots import ALTERNATING, DECAYING, ROTATING, SINGLE, modes
+from mcnqm.analytic._scheduled import courses_of, unshared
+from mcnqm.analytic._scheduled_passage import first_passages
 from mcnqm.domains import integer, positive
-from mcnqm.errors import ParameterError
 from mcnqm.problem import NoisyQuadratic
 
 __all__ = ["steps_to_target"]
+
+_UNSETTLED = 2**22
+"""Where to give up by default if a schedule never settles."""
 
 _BLOCK = 128
 """Coordinates per block: one rung of it (16 KB with momentum) stays in the first-level cache."""
@@ -30,7 +34,7 @@ def steps_to_target(
     batch_size: Any,
     target: Any,
     *,
-    max_steps: int = MAX_STEPS,
+    max_steps: int | None = None,
     average: Any = None,
 ) -> xr.Dataset:
     r"""First step at which the exact risk is at or below `target`.
@@ -44,11 +48,11 @@ def steps_to_target(
         Examples per step, at least 1.
     target : Number
         Risk to reach, > 0, in units of the loss; an array makes a dimension ``target``.
-    max_steps : int
-        Where to give up. The default, 2**53, costs no more than a few doublings.
+    max_steps : int, optional
+        Where to give up. The default, 2**53, costs no more than a few doublings. For a schedule that may change for
+        ever (a function, an average of `mcnqm.averaging.polynomial`) it is 2**22.
     average : Number, optional
-        Decay of an exponential moving average of the iterates, as in `mcnqm.analytic.risk`. With momentum,
-        not available here.
+        Decay of an exponential moving average of the iterates, or a schedule of it, as in `mcnqm.analytic.risk`.
 
     Returns
     -------
@@ -58,7 +62,7 @@ def steps_to_target(
     Raises
     ------
     ParameterError
-        If the optimizer is not linear, a value is out of range, or `average` is combined with momentum.
+        If the optimizer is not linear, or a value is out of range.
 
     Notes
     -----
@@ -85,13 +89,21 @@ def steps_to_target(
     array([[14704., 13417.],
            [   inf,  1428.]])
     """
-    last = integer("max_steps", max_steps, 0, MAX_STEPS)
     positive.check("target", getattr(target, "values", target))
-    settings = linear_settings(optimizer, batch_size, average, target=target)
-    if average is not None and np.any(settings.values["momentum"] > 0):
-        raise ParameterError("average", average, "be None with momentum: three modes have no certified bound")
+    settings = linear_settings(optimizer, batch_size, average, schedules=True, target=target)
+    courses = courses_of(settings, optimizer.nesterov)
+    if max_steps is None:
+        settled = max(course.settles() for _, course in courses) < np.inf
+        max_steps = MAX_STEPS if settled else _UNSETTLED
+    last = integer("max_steps", max_steps, 0, MAX_STEPS)
     flat = np.empty(settings.size)
-    for members, values in maps_of(settings):
+    for members, course in courses:
+        if settings.schedules or (course.buffer and course.averaged):
+            goal = settings.values["target"][members]
+            flat[members] = first_passages(problem, course, unshared(settings)[members], goal, last)
+    for members, values in [] if settings.schedules else maps_of(settings):
+        if "average" in values and values["momentum"] > 0:
+            continue
         linear = linear_map(problem, optimizer.nesterov, values["momentum"] > 0, values)
         batch, goal = settings.values["batch_size"][members], settings.values["target"][members]
         flat[members] = _first_passages(linear, linear.weights(problem), batch, goal, last)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mcnqm.analytic._labels import LOSS, dataset, moment_attrs, selection
 from mcnqm.analytic._ladder import walk, walk_sums
 from mcnqm.analytic._maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
+from mcnqm.analytic._scheduled import S00, S01, S11, SAA, V0, V1, VA, Walk, courses_of, unshared
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.record import recorded_steps
 
@@ -85,9 +86,12 @@ def risk(
            [2.5937, 0.7683, 0.2053]])
     """
     at = recorded_steps(steps, record, limit=MAX_STEPS)
-    settings = linear_settings(optimizer, batch_size, average)
+    settings = linear_settings(optimizer, batch_size, average, schedules=True)
     flat = np.empty((settings.size, at.size))
-    for members, values in maps_of(settings):
+    for members, course in courses_of(settings, optimizer.nesterov) if settings.schedules else []:
+        bias, variance = Walk(problem, course).along(at)
+        flat[members] = bias + variance / unshared(settings)[members, None]
+    for members, values in [] if settings.schedules else maps_of(settings):
         linear = linear_map(problem, optimizer.nesterov, values["momentum"] > 0, values)
         bias, variance = curves(problem, linear, at)
         flat[members] = bias + variance / settings.values["batch_size"][members, None]
@@ -146,7 +150,7 @@ def moments(
     array([0., 2., 2.])
     """
     at = recorded_steps(steps, record, limit=MAX_STEPS)
-    settings = linear_settings(optimizer, batch_size, average)
+    settings = linear_settings(optimizer, batch_size, average, schedules=True)
     entry = np.repeat(np.arange(problem.size), problem.multiplicity)
     wanted = selection(problem, coordinates)
     distinct, position = np.unique(entry[wanted], return_inverse=True)
@@ -156,11 +160,23 @@ def moments(
         problem.initial_mean[distinct],
         problem.initial_std[distinct],
     )
-    buffer = bool(np.any(settings.values["momentum"] > 0))
+    buffer = bool(np.any(settings.values["momentum"] != 0))
     shape = (settings.size, at.size, distinct.size)
     names = moment_attrs(buffer, average is not None)
     found = {name: np.empty(shape) for name in names}
-    for members, values in maps_of(settings):
+    for members, course in courses_of(settings, optimizer.nesterov, buffer) if settings.schedules else []:
+        states = Walk(part, course).states(at)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            for s in members:
+                noise = part.noise / unshared(settings)[s]
+                for name, row, square in (("theta", V0, S00), ("momentum", V1, S11), ("average", VA, SAA)):
+                    if f"{name}_mean" in names:
+                        found[f"{name}_mean"][s] = _times(part.initial_mean, states[:, row])
+                        found[f"{name}_variance"][s] = _variance(part, noise, states[:, row], states[:, square])
+                if buffer:
+                    start = _times(part.initial_std, states[:, V0]) * _times(part.initial_std, states[:, V1])
+                    found["theta_momentum_covariance"][s] = start + _times(noise, states[:, S01])
+    for members, values in [] if settings.schedules else maps_of(settings):
         linear = linear_map(part, optimizer.nesterov, buffer, values)
         v, S = walk(linear.step, at)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):

@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import dataset, selection
 from mcnqm.analytic._maps import linear_settings
+from mcnqm.analytic._scheduled import V0, V1, Walk, courses_of
 from mcnqm.domains import integer
 from mcnqm.problem import NoisyQuadratic
+from mcnqm.settings import Settings
 
 __all__ = ["transition"]
 
@@ -27,7 +30,7 @@ def transition(
     ----------
     problem : NoisyQuadratic
     optimizer : SGD
-        Any linear optimizer. Hyperparameters may be swept.
+        Any linear optimizer. Hyperparameters may be swept; with schedules, it is the map of the first steps.
     batch_size : Number
         Broadcast along; the map does not depend on it.
     steps : int
@@ -59,23 +62,48 @@ def transition(
     array([0.25  , 0.5625])
     """
     t = integer("steps", steps, 0)
-    settings = linear_settings(optimizer, batch_size)
+    settings = linear_settings(optimizer, batch_size, schedules=True)
     wanted = selection(problem, coordinates)
-    h = np.repeat(problem.curvature, problem.multiplicity)[wanted]
+    entry = np.repeat(np.arange(problem.size), problem.multiplicity)
+    h = problem.curvature[entry[wanted]]
     values = {name: array[:, np.newaxis] for name, array in settings.values.items()}
     rate, beta = values["lr"] * h ** -values["precondition"], values["momentum"]
-    buffer = bool(np.any(beta > 0))
+    buffer = bool(np.any(beta != 0))
     ahead = beta if optimizer.nesterov else np.zeros_like(beta)
     # θ' = θ - α (g + n (β m' - ..)): heavy ball moves by m' = β m + g, Nesterov by g + β m'.
     entries = [[1.0 - rate * (1.0 + ahead) * h, -rate * (beta if not optimizer.nesterov else beta**2)], [h, beta]]
     names = ["theta", "momentum"] if buffer else ["theta"]
     size = len(names)
+    if settings.schedules:
+        power = _scheduled(problem, optimizer, settings, size, t)[:, entry[wanted]]
+        return _labelled(power, settings, problem, optimizer, wanted, names)
     matrix = np.empty((settings.size, h.size, size, size))
     for i in range(size):
         for j in range(size):
             matrix[..., i, j] = entries[i][j]
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         power = np.linalg.matrix_power(matrix, t)
+    return _labelled(power, settings, problem, optimizer, wanted, names)
+
+
+def _scheduled(problem: NoisyQuadratic, optimizer: Any, settings: Settings, size: int, t: int) -> NDArray[np.float64]:
+    """The map of the first `t` steps of schedules, shape (settings, entries, to, of): what each start turns into."""
+    power = np.empty((settings.size, problem.size, size, size))
+    for members, course in courses_of(settings, optimizer.nesterov, size == 2):
+        for j in range(size):
+            state = Walk(problem, course, (1.0 - j, float(j))).states(np.array([t]))[0]
+            power[members, :, :, j] = state[[V0, V1][:size]].T
+    return power
+
+
+def _labelled(
+    power: NDArray[np.float64],
+    settings: Settings,
+    problem: NoisyQuadratic,
+    optimizer: Any,
+    wanted: NDArray[np.int64],
+    names: list[str],
+) -> xr.Dataset:
     data = xr.DataArray(
         settings.unflatten(power), dims=(*settings.dims, "coordinate", "to", "of"), attrs={"long_name": "A^t"}
     )
