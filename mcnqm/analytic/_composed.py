@@ -93,7 +93,8 @@ class Composed:
                 0.5 * problem.multiplicity * h,
             )
         size = -(-h.size // _WIDTH) * _WIDTH
-        return cls(*(np.concatenate([array, np.zeros(size - h.size)]) for array in arrays), nesterov)
+        scale, noise, start, weight = (np.concatenate([array, np.zeros(size - h.size)]) for array in arrays)
+        return cls(scale, noise, start, weight, nesterov)
 
     def risk(self, lr: Array, momentum: Array, lengths: Lengths) -> float:
         """Expected loss after all pieces; inf where it overflows."""
@@ -149,7 +150,17 @@ class Composed:
 
 
 @njit
-def _plain(scale, noise, start, weight, lr, lengths, slopes, sums, ends):  # type: ignore[no-untyped-def]
+def _plain(
+    scale: Array,
+    noise: Array,
+    start: Array,
+    weight: Array,
+    lr: Array,
+    lengths: Lengths,
+    slopes: bool,
+    sums: Array,
+    ends: Array,
+) -> None:
     """Without momentum: risks after the pieces are added to `ends`, derivatives by the rates to `sums`."""
     pieces = lr.size
     w = _WIDTH
@@ -214,7 +225,9 @@ def _plain(scale, noise, start, weight, lr, lengths, slopes, sums, ends):  # typ
 
 
 @njit
-def _sandwich(a00, a01, a10, a11, n00, n01, n11):  # type: ignore[no-untyped-def]
+def _sandwich(
+    a00: float, a01: float, a10: float, a11: float, n00: float, n01: float, n11: float
+) -> tuple[float, float, float]:
     """A N Aᵀ of a symmetric N."""
     x00, x01 = a00 * n00 + a01 * n01, a00 * n01 + a01 * n11
     x10, x11 = a10 * n00 + a11 * n01, a10 * n01 + a11 * n11
@@ -222,7 +235,19 @@ def _sandwich(a00, a01, a10, a11, n00, n01, n11):  # type: ignore[no-untyped-def
 
 
 @njit
-def _mixed(d00, d01, d10, d11, n00, n01, n11, a00, a01, a10, a11):  # type: ignore[no-untyped-def]
+def _mixed(
+    d00: float,
+    d01: float,
+    d10: float,
+    d11: float,
+    n00: float,
+    n01: float,
+    n11: float,
+    a00: float,
+    a01: float,
+    a10: float,
+    a11: float,
+) -> tuple[float, float, float]:
     """D N Aᵀ + A N Dᵀ of a symmetric N."""
     x00, x01 = a00 * n00 + a01 * n01, a00 * n01 + a01 * n11  # A N
     x10, x11 = a10 * n00 + a11 * n01, a10 * n01 + a11 * n11
@@ -234,7 +259,7 @@ def _mixed(d00, d01, d10, d11, n00, n01, n11, a00, a01, a10, a11):  # type: igno
 
 
 @njit
-def _double(W):  # type: ignore[no-untyped-def]
+def _double(W: Array) -> None:
     """The map so far, twice."""
     w = _WIDTH
     for j in range(w):
@@ -252,7 +277,7 @@ def _double(W):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _append(W):  # type: ignore[no-untyped-def]
+def _append(W: Array) -> None:
     """The map so far, and one step after it."""
     w = _WIDTH
     s = _ROWS * w
@@ -273,7 +298,7 @@ def _append(W):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _double_u(W):  # type: ignore[no-untyped-def]
+def _double_u(W: Array) -> None:
     """Derivatives by u of what `_double` is about to do."""
     w = _WIDTH
     for j in range(w):
@@ -289,7 +314,7 @@ def _double_u(W):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _double_beta(W):  # type: ignore[no-untyped-def]
+def _double_beta(W: Array) -> None:
     """The same by β."""
     w = _WIDTH
     for j in range(w):
@@ -305,7 +330,7 @@ def _double_beta(W):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _append_u(W):  # type: ignore[no-untyped-def]
+def _append_u(W: Array) -> None:
     """Derivatives by u of what `_append` is about to do."""
     w = _WIDTH
     s = _ROWS * w
@@ -326,7 +351,7 @@ def _append_u(W):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _append_beta(W):  # type: ignore[no-untyped-def]
+def _append_beta(W: Array) -> None:
     """The same by β."""
     w = _WIDTH
     s = _ROWS * w
@@ -347,7 +372,7 @@ def _append_beta(W):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _one_step(W, scale, rate, beta, nesterov):  # type: ignore[no-untyped-def]
+def _one_step(W: Array, scale: Array, rate: float, beta: float, nesterov: bool) -> None:
     """Write the map of one step, and its derivatives, to both halves."""
     w = _WIDTH
     lead, reach = 1.0, beta
@@ -369,7 +394,19 @@ def _one_step(W, scale, rate, beta, nesterov):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _matrix(scale, noise, start, weight, lr, momentum, lengths, nesterov, order, sums, ends):  # type: ignore[no-untyped-def]
+def _matrix(
+    scale: Array,
+    noise: Array,
+    start: Array,
+    weight: Array,
+    lr: Array,
+    momentum: Array,
+    lengths: Lengths,
+    nesterov: bool,
+    order: int,
+    sums: Array,
+    ends: Array,
+) -> None:
     """With momentum: as `_plain`; derivatives of `order` 1 by the rates, 2 by rates and momenta."""
     pieces = lr.size
     w = _WIDTH

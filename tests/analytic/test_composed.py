@@ -113,12 +113,12 @@ def random_case(rng: np.random.Generator, pieces: int, most: int = 40) -> Case:
     )
 
 
-def assert_gradient(case: Case, found: tuple[float, np.ndarray, np.ndarray], tolerance: float = EPS) -> None:
-    """To `tolerance`, except where a derivative is a difference of terms that are 1e12 times as large."""
+def assert_gradient(case: Case, found: tuple[float, np.ndarray, np.ndarray], floor: float = 0.0) -> None:
+    """To 1e-8, except where a derivative is a difference of terms that are 1e12 times as large."""
     for name, slopes in (("lr", found[1]), ("momentum", found[2])):
         exact = complex_steps(case, name).astype(np.float64)
-        largest = max(np.abs(exact).max(), found[0])
-        np.testing.assert_allclose(slopes, exact, rtol=tolerance, atol=1e-12 * largest + 1e-250)
+        largest = max(np.abs(exact).max(), found[0], floor)
+        np.testing.assert_allclose(slopes, exact, rtol=EPS, atol=1e-12 * largest + 1e-250)
 
 
 @settings(deadline=None, max_examples=150)
@@ -127,15 +127,15 @@ def test_value_and_gradient_are_those_of_the_walk(seed: int, pieces: int) -> Non
     case = random_case(np.random.default_rng(seed), pieces)
     risk, by_lr, by_momentum = case.gradient()
     exact = np.real(step_by_step(case, case.lr, case.momentum)).astype(np.float64)
-    np.testing.assert_allclose(risk, exact[-1], rtol=1e-11, atol=1e-250)
-    np.testing.assert_allclose(
-        case.composed.risks(case.lr, case.momentum, case.lengths), exact, rtol=1e-11, atol=1e-250
-    )
-    assert_gradient(case, (risk, by_lr, by_momentum))
+    # An oscillation that passes through zero leaves a rounding error of its amplitude.
+    floor = 1e-14 * case.problem.initial_risk
+    np.testing.assert_allclose(risk, exact[-1], rtol=1e-11, atol=floor)
+    np.testing.assert_allclose(case.composed.risks(case.lr, case.momentum, case.lengths), exact, rtol=1e-11, atol=floor)
+    assert_gradient(case, (risk, by_lr, by_momentum), case.problem.initial_risk)
     if not case.momentum.any():
         plain = case.composed.gradient(case.lr, case.momentum, case.lengths)
-        np.testing.assert_allclose(plain[0], risk, rtol=1e-12)
-        np.testing.assert_allclose(plain[1], by_lr, rtol=1e-9, atol=1e-13 * np.abs(by_lr).max())
+        np.testing.assert_allclose(plain[0], risk, rtol=1e-11, atol=floor)
+        np.testing.assert_allclose(plain[1], by_lr, rtol=1e-9, atol=10 * floor + 1e-13 * np.abs(by_lr).max())
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 50, 500])
