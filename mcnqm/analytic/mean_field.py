@@ -101,7 +101,8 @@ def risk(
     -----
     The first 256 steps are taken one by one. Beyond, 1/16 to 1/32 of the steps so far are taken at a time, by
     repeated squaring of the map with the rate of their middle: relative error of the risk below 2e-3, below
-    7e-3 at rates far above the best, and the cost of a run grows like the logarithm of its length. Measured error against simulation: see ``docs/mean_field.md``.
+    7e-3 at rates far above the best. The cost of a run grows like the logarithm of its length. Measured error against
+    simulation: see ``docs/mean_field.md``.
 
     Examples
     --------
