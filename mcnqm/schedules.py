@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -92,15 +93,19 @@ class Segments:
     last: tuple[float, ...]
     shapes: tuple[str, ...]
 
+    @cached_property
+    def _pieces(self) -> tuple[Steps, Array, Array, Array, Steps]:
+        """Ends, lengths, first and last values, and shapes as numbers."""
+        lengths = np.array(self.lengths, dtype=np.int64)
+        kind = np.array([_SHAPES.index(shape) for shape in self.shapes])
+        return np.cumsum(lengths), lengths.astype(np.float64), np.array(self.first), np.array(self.last), kind
+
     def at(self, step: Steps) -> Array:
         """Values at steps."""
-        ends = np.cumsum(np.array(self.lengths, dtype=np.int64))
-        piece = np.searchsorted(ends, step, side="right")
-        inside = np.minimum(piece, ends.size - 1)
-        lengths = np.array(self.lengths, dtype=np.float64)[inside]
-        x = np.minimum((step - (ends[inside] - np.array(self.lengths, dtype=np.int64)[inside])) / lengths, 1.0)
-        a, b = np.array(self.first)[inside], np.array(self.last)[inside]
-        kind = np.array([_SHAPES.index(shape) for shape in self.shapes])[inside]
+        ends, all_lengths, first, last, kinds = self._pieces
+        inside = np.minimum(np.searchsorted(ends, step, side="right"), ends.size - 1)
+        lengths, a, b, kind = all_lengths[inside], first[inside], last[inside], kinds[inside]
+        x = np.minimum((step - (ends[inside] - lengths)) / lengths, 1.0)
         with np.errstate(divide="ignore", invalid="ignore"):
             values = np.select(
                 [kind == 0, kind == 1, kind == 2],
@@ -111,9 +116,8 @@ class Segments:
 
     def stretches(self) -> tuple[Steps, NDArray[np.bool_]]:
         """See `stretches`."""
-        stops = np.append(np.cumsum(np.array(self.lengths, dtype=np.int64)), FOREVER)
-        level = np.array(self.first) == np.array(self.last)
-        return stops, np.append(level | (np.array(self.shapes) == "constant"), True)
+        ends, _, first, last, kind = self._pieces
+        return np.append(ends, FOREVER), np.append((first == last) | (kind == 0), True)
 
     def describe(self) -> dict[str, Any]:
         """Plain numbers and words."""

@@ -26,17 +26,19 @@ _BALANCED = 1e-13
 
 
 @njit
-def _clock(rule: Array, start: int, lengths: NDArray[np.int64]) -> Array:
-    """What depends on a chunk and a setting alone, shape (chunks, settings, 12)."""
-    table = np.empty((lengths.size, rule.shape[1], 12))
-    t = start
+def _clock(rule: Array, powers: Array, lengths: NDArray[np.int64]) -> Array:
+    """What depends on a chunk and a setting alone, shape (chunks, settings, 12); `powers` go on to the end."""
+    table = np.empty((lengths.size, rule.shape[2], 12))
     for k in range(lengths.size):
         n = lengths[k]
         middle = 0.5 * (n + 1)  # the mean over the chunk of the steps done when a rate is used
-        for s in range(rule.shape[1]):
-            lr, beta1, beta2, eps, decay, correct = rule[:, s]
+        for s in range(rule.shape[2]):
+            lr, beta1, beta2, eps, decay, correct = rule[k, :, s]
             left1, left2 = 1.0 - beta1, 1.0 - beta2
-            kept2, power1, power2 = beta2**middle, beta1 ** (t + middle), beta2 ** (t + middle)
+            kept2 = beta2**middle
+            power1, power2 = powers[0, s] * beta1**middle, powers[1, s] * kept2
+            powers[0, s] *= beta1**n
+            powers[1, s] *= beta2**n
             # Twice the sum of squared weights in v, and the overlap of the weights in m and in v.
             spread = 2.0 * left2 * (1.0 + power2) / ((1.0 + beta2) * (1.0 - power2))
             overlap = left1 * left2 * (1.0 - power1 * power2)
@@ -45,7 +47,6 @@ def _clock(rule: Array, start: int, lengths: NDArray[np.int64]) -> Array:
             table[k, s, 4:6] = kept2, ((middle - 1.0) - middle * beta2 + kept2) / left2
             table[k, s, 6:10] = 1.0 - power1 * correct, 1.0 - power2 * correct, spread, overlap
             table[k, s, 10:] = beta2**n, ((n - 1.0) - n * beta2 + beta2**n) / left2
-        t += n
     return table
 
 
@@ -163,11 +164,12 @@ def _bounded(
 def advance(
     state: Array,
     curvature: Array,
-    variance: Array,
+    noise_variance: Array,
     weight: Array,
     rule: Array,
+    inverse: Array,
+    powers: Array,
     order: int,
-    start: int,
     lengths: NDArray[np.int64],
     looks: NDArray[np.bool_],
     out: Array,
@@ -178,16 +180,18 @@ def advance(
     ----------
     state : ndarray, shape (coordinates, VARIABLES, settings, nodes)
         Updated in place.
-    curvature, variance : ndarray, shape (coordinates,) and (coordinates, settings)
-        h and c / B.
+    curvature, noise_variance : ndarray, shape (coordinates,)
+        h and c.
     weight : ndarray, shape (coordinates, nodes)
         Share of a node's y² in the risk: multiplicity times h / 2 times the node's weight.
-    rule : ndarray, shape (6, settings)
+    rule : ndarray, shape (chunks, 6, settings)
         lr, beta1, beta2, eps, weight decay, and 1 for bias correction.
+    inverse : ndarray, shape (chunks, settings)
+        1 / B.
+    powers : ndarray, shape (2, settings)
+        beta1 and beta2 to the power of the completed steps. Updated in place.
     order : int
         1: mean field. 2: with the fluctuations of v to first order.
-    start : int
-        Completed steps before.
     lengths : ndarray of int64
         Steps of each chunk, a power of 2. Chunks of 1 are exact.
     looks : ndarray of bool
@@ -200,7 +204,7 @@ def advance(
     a00, a01, a10, a11 = np.empty(lanes), np.empty(lanes), np.empty(lanes), np.empty(lanes)
     n00, n01, n11 = np.empty(lanes), np.empty(lanes), np.empty(lanes)
     used = np.empty(lanes)
-    clock = _clock(rule, start, lengths)
+    clock = _clock(rule, powers, lengths)
     for i in range(curvature.size):
         h = curvature[i]
         flat = state[i].reshape(VARIABLES, lanes)
@@ -210,7 +214,7 @@ def advance(
             n = lengths[k]
             for s in range(n_settings):
                 lr, eps, keep, beta1, kept2, ramp, bias1, bias2, spread, overlap, _, _ = clock[k, s]
-                noise, left1 = variance[i, s], 1.0 - beta1
+                noise, left1 = noise_variance[i] * inverse[k, s], 1.0 - beta1
                 for j in range(s * nodes, (s + 1) * nodes):
                     square = h * h * P[j] + noise
                     # A falling h²P may come to nothing within the chunk, but not to less.
@@ -241,7 +245,7 @@ def advance(
                     a11[j] = w10 * w01 + w11 * w11
             for s in range(n_settings):
                 lr, eps, keep, beta1, _, _, bias1, bias2, spread, overlap, kept, ramp = clock[k, s]
-                noise = variance[i, s]
+                noise = noise_variance[i] * inverse[k, s]
                 # Below this v a rate is unstable. Beyond weight decay's own limit none is stable.
                 edge = bias1 * (1.0 + keep) * (1.0 + beta1) / ((1.0 - beta1) * h)
                 limit = max(lr / edge - eps, 0.0) ** 2 * bias2 if edge > 0.0 else 0.0

@@ -31,6 +31,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import LOSS, dataset, selection
+from mcnqm.analytic._pace import Pace
 from mcnqm.analytic._quadrature import size_of_normal
 from mcnqm.analytic._twin import VARIABLES, advance
 from mcnqm.domains import integer, positive
@@ -49,11 +50,8 @@ OPTIMIZERS = (Adam, RMSProp)
 
 MAX_STEPS = 2**53
 
-_EXACT_UNTIL = 256
-"""So far steps are taken one by one; beyond, many at a time."""
-
-_PER_OCTAVE = 16
-"""At least so many chunks while the number of steps doubles."""
+_TABLE = 2**21
+"""Most numbers in a table of hyperparameters by chunk."""
 
 _STILL = 1e-14
 """A second moment that falls by less than this in an octave of steps, relative to itself, stands still: rounding."""
@@ -75,9 +73,9 @@ def risk(
     ----------
     problem : NoisyQuadratic
     optimizer : Adam or RMSProp
-        Weight decay included; arrays make a sweep.
+        Weight decay included; arrays make a sweep, and schedules change with the step.
     batch_size : Number
-        Examples per step, at least 1; an array makes a sweep.
+        Examples per step, at least 1; an array makes a sweep. Or a schedule.
     steps : int
         Length of the run, up to 2**53.
     record : sequence of int, optional
@@ -101,8 +99,10 @@ def risk(
     -----
     The first 256 steps are taken one by one. Beyond, 1/16 to 1/32 of the steps so far are taken at a time, by
     repeated squaring of the map with the rate of their middle: relative error of the risk below 2e-3, below
-    7e-3 at rates far above the best. The cost of a run grows like the logarithm of its length. Measured error against
-    simulation: see ``docs/mean_field.md``.
+    7e-3 at rates far above the best. The cost of a run grows like the logarithm of its length. Under schedules a chunk
+    ends where a piece of a curve does, no number changes by more than 1/500 within one, and after a jump they are short
+    again, as at the start: an error below 2e-3 too, and more chunks. A function of which no pieces are known is taken
+    to be smooth over 1/16 of the steps so far. Measured error against simulation: see ``docs/mean_field.md``.
 
     Examples
     --------
@@ -115,7 +115,7 @@ def risk(
     True
     """
     at = recorded_steps(steps, record, limit=MAX_STEPS)
-    settings = settings_of(optimizer, batch_size)
+    settings = settings_of(optimizer, batch_size, schedules=True)
     flat = _Field(problem, optimizer, settings, order, nodes).run(at)
     data = xr.DataArray(settings.unflatten(flat), dims=(*settings.dims, "step"), attrs=LOSS)
     return dataset({"risk": data}, settings, problem, optimizer, at).assign_attrs(method="mean field", order=order)
@@ -163,7 +163,7 @@ def moments(
     [1.001, 1.001, 1.001]
     """
     at = recorded_steps(steps, record, limit=MAX_STEPS)
-    settings = settings_of(optimizer, batch_size)
+    settings = settings_of(optimizer, batch_size, schedules=True)
     field = _Field(problem, optimizer, settings, order, nodes)
     chosen = selection(problem, coordinates)
     entry = np.repeat(np.arange(problem.size), problem.multiplicity)[chosen]
@@ -232,7 +232,7 @@ def steps_to_target(
     positive.check("target", getattr(target, "values", target))
     if patience is not None and not (isinstance(patience, (int, float)) and patience >= 1):
         raise ParameterError("patience", patience, "be >= 1")
-    settings = settings_of(optimizer, batch_size, target=target)
+    settings = settings_of(optimizer, batch_size, schedules=True, target=target)
     flat = _Field(problem, optimizer, settings, order, nodes).passages(settings.values["target"], last, patience)
     whole = np.maximum(np.ceil(flat - 1e-9), 0.0)
     data = {
@@ -266,13 +266,20 @@ class _Field:
         one, none = np.ones(settings.size), np.zeros(settings.size)
         if isinstance(optimizer, Adam):
             correct = one if optimizer.bias_correction else none
-            rows = [*(columns[name] for name in ("lr", "beta1", "beta2", "eps", "weight_decay")), correct]
+            fields = ["lr", "beta1", "beta2", "eps", "weight_decay"]
+            rows = [*(columns[name] for name in fields), correct]
         else:
+            fields = ["lr", "", "alpha", "eps"]
             rows = [columns["lr"], none, columns["alpha"], columns["eps"], none, none]
         self._rule = np.ascontiguousarray(np.stack(rows))
+        self._batch = columns["batch_size"]
+        self._tables = settings.schedules
+        self._row = {name: fields.index(name) for name in self._tables if name != "batch_size"}
+        self._pace = Pace(settings)
+        self._powers = np.ones((2, settings.size))
         self._order = order
         self._curvature = np.ascontiguousarray(problem.curvature, dtype=np.float64)
-        self._variance = problem.noise[:, np.newaxis] / columns["batch_size"]
+        self._noise = np.ascontiguousarray(problem.noise, dtype=np.float64)
         self._weight = (0.5 * problem.multiplicity * problem.curvature)[:, np.newaxis] * self.share
         self._state = np.zeros((problem.size, VARIABLES, settings.size, self.share.shape[1]))
         self._state[:, 0] = (place**2)[:, np.newaxis]
@@ -299,17 +306,37 @@ class _Field:
         lengths, looks, t = [], [], self._step
         for stop in stops.tolist():
             while t < stop:
-                lengths.append(_chunk(t, stop))
+                lengths.append(self._pace.chunk(t, stop))
                 t += lengths[-1]
                 looks.append(t == stop)
         out = np.zeros((self._rule.shape[1], stops.size))
-        if stops.size:
+        seen, most = 0, max(1, _TABLE // self._rule.size)
+        for first in range(0, len(lengths), most):
+            chunks = np.array(lengths[first : first + most], dtype=np.int64)
+            look = np.array(looks[first : first + most], dtype=np.bool_)
+            rule, inverse = self._numbers(chunks)
+            part = np.zeros((out.shape[0], int(look.sum())))
             advance(
-                *(self._state, self._curvature, self._variance, self._weight, self._rule, self._order, self._step),
-                *(np.array(lengths, dtype=np.int64), np.array(looks, dtype=np.bool_), out),
+                *(self._state, self._curvature, self._noise, self._weight, rule, inverse, self._powers, self._order),
+                *(chunks, look, part),
             )
-            self._step = t
+            out[:, seen : seen + part.shape[1]] = part
+            seen += part.shape[1]
+            self._step += int(chunks.sum())
         return out
+
+    def _numbers(self, chunks: NDArray[np.int64]) -> tuple[Array, Array]:
+        """Hyperparameters and 1 / B of the chunks from the present step on: means of their first and last step."""
+        rule = np.repeat(self._rule[np.newaxis], chunks.size, axis=0)
+        inverse = np.repeat(1.0 / self._batch[np.newaxis], chunks.size, axis=0)
+        ends = self._step + np.cumsum(chunks)
+        for name, table in self._tables.items():
+            first, last = (table.scale * table.at(step)[table.which].T for step in (ends - chunks, ends - 1))
+            if name == "batch_size":
+                inverse[:] = 0.5 / first + 0.5 / last
+            else:
+                rule[:, self._row[name]] = 0.5 * (first + last)
+        return rule, inverse
 
     def passages(self, targets: Array, last: int, patience: float | None) -> Array:
         """When each setting's risk crosses its target, inf if never."""
@@ -318,7 +345,7 @@ class _Field:
         second, hopeless = self._state[:, 0].copy(), np.zeros(targets.size, dtype=bool)
         running = np.isinf(crossing)
         while running.any() and self._step < last:
-            looks, start = _looks(self._step, last), self._step
+            looks, start = self._pace.looks(self._step, last), self._step
             risk = self._to(looks)
             times = np.concatenate([[start], looks]).astype(float)
             curve = np.concatenate([before[:, np.newaxis], risk], axis=1)
@@ -338,28 +365,10 @@ class _Field:
                 fall = np.maximum(second * (1.0 - _STILL) - self._state[:, 0], 0.0)
                 pace = np.einsum("in,isn->s", self._weight, fall) / (self._step - start)
                 out_of_reach = before - pace * (last - self._step) > targets
+                # Until schedules have settled, anything may yet fall.
+                out_of_reach &= start >= self._pace.settled
                 running = np.isinf(crossing) & np.isfinite(before) & ~(out_of_reach & hopeless)
             second, hopeless = self._state[:, 0].copy(), out_of_reach
             if patience is not None and self._step > patience * crossing.min():
                 break
         return crossing
-
-
-def _chunk(t: int, stop: int) -> int:
-    """Steps to take at once from t on: a power of 2, aligned to its own size, up to `stop`."""
-    n = 1
-    if t >= _EXACT_UNTIL:
-        while 2 * n * _PER_OCTAVE <= t and t % (2 * n) == 0:
-            n *= 2
-    while n > stop - t:
-        n //= 2
-    return n
-
-
-def _looks(t: int, last: int) -> NDArray[np.int64]:
-    """Chunk ends from t on, through about an octave of steps."""
-    stop, ends = min(max(2 * t, 64), last), []
-    while t < stop:
-        t += _chunk(t, stop)
-        ends.append(t)
-    return np.array(ends, dtype=np.int64)
