@@ -3,8 +3,8 @@ r"""The greedy schedule: at every step the rate that minimises the risk after th
 .. math:: \alpha_t = \min\Big(\alpha_{max}, \frac{\sum w \kappa P}{\sum w \kappa^2 (P + c / (B h^2))}\Big), \qquad P' =
     (1-\alpha\kappa)^2 P + (\alpha\kappa)^2 \frac{c}{B h^2}
 
-with κ = h^(1-p), w = n h / 2 (`mcnqm.analytic.greedy_lr` has the equation). The risk after a step is a parabola in α, so
-cutting α to the largest gives the best among those allowed. This is dynamic programming with a horizon of one step.
+with κ = h^(1-p), w = n h / 2 (`mcnqm.analytic.greedy_lr` has the equation). The risk after a step is a parabola in α,
+so cutting α to the largest gives the best among those allowed. This is dynamic programming with a horizon of one step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ Array = NDArray[np.float64]
 
 _EXACT, _SPLIT = 8192, 512
 """So many steps one by one; then, while the rate is below 1 / κ, by so manieth parts of the steps so far, at the rate
-of their middle. Against single steps the risk differs by some 1e-6."""
+of their middle. Against single steps, the first step to a target differs by 1e-4 of itself (d = 300, B = 1: 931 848,
+where it is 931 914)."""
 
 _BUDGET = 2e8
 """Coordinates times steps between two looks for an interruption, a fraction of a second."""
