@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,12 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize
 
 from mcnqm._version import __version__
+from mcnqm.adaptive_schedules import AdaptiveSearch, labelled, search_adaptive
 from mcnqm.analytic._composed import Composed
 from mcnqm.analytic._greedy import GreedyWalk
 from mcnqm.analytic._slow import SlowLimit
 from mcnqm.domains import choice, integer, positive, real_array
 from mcnqm.errors import ParameterError
-from mcnqm.optimizers import SGD, Number
+from mcnqm.optimizers import SGD, Adam, Number, RMSProp, numeric_fields
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import meter_of
 from mcnqm.schedules import Schedule, piecewise, stack
@@ -51,8 +53,11 @@ _BEND = 3.0
 _SMOOTH = 256
 """Pieces in place of the single steps of an exponential or cosine, in longer runs."""
 
-_TOLERANCE = 1e-13
-"""Relative decrease of the log risk at which L-BFGS-B stops, and (a hundred times it) restarts no more."""
+_TIGHT, _LOOSE = 1e-11, 1e-5
+"""Gain in the log risk at which a descent ends: the last one, and that from each of several starts."""
+
+_SHARP = 1e-5
+"""The same in a search for the steps, times them: one step more lowers the log risk by about one over them."""
 
 _RESTARTS = 6
 
@@ -76,6 +81,11 @@ def optimize_schedule(
     bins: int = 100,
     max_steps: int = 2**40,
     baselines: bool = True,
+    refine: bool = True,
+    trajectories: int = 16,
+    seed: int = 0,
+    executor: Executor | None = None,
+    threads: int | None = None,
     progress: Any = False,
 ) -> xr.Dataset:
     r"""Rates, and momenta if wanted, of the pieces of a schedule that minimise the risk, or the steps to a target.
@@ -91,9 +101,9 @@ def optimize_schedule(
     Parameters
     ----------
     problem : NoisyQuadratic
-    optimizer : SGD
-        With any momentum, Nesterov's form and preconditioner, all scalar. Its learning rate is a first guess and
-        decides nothing; its momentum is used, unless `tune_momentum`.
+    optimizer : SGD, Adam or RMSProp
+        SGD with any momentum, Nesterov's form and preconditioner, all scalar. Its learning rate is a first guess and
+        decides nothing; its momentum is used, unless `tune_momentum`. Adam and RMSProp: see the notes.
     batch_size : Number
         Examples per step, >= 1. An array is done one by one, each from its neighbour's schedule.
     steps : int, optional
@@ -114,6 +124,13 @@ def optimize_schedule(
         Where to give up the search for T.
     baselines : bool
         Whether to compare with the baselines.
+    refine : bool
+        For adaptive optimizers: whether to improve the twin's schedule by simulation.
+    trajectories, seed : int
+        Of the simulations for adaptive optimizers: of each that refines; confirmations have four times as many, and
+        the next seed.
+    executor, threads
+        As for `mcnqm.simulate`; only adaptive optimizers are simulated.
     progress : bool or Meter
         A bar over the batch sizes.
 
@@ -151,6 +168,12 @@ def optimize_schedule(
     form for small rates (`mcnqm.analytic._slow`), from the best of every baseline projected onto the pieces, and from a
     neighbour's answer, and keeps the best. So it is never worse than a baseline's projection.
 
+    *Adaptive optimizers* (``docs/schedules.md``). The risk of the mean-field twin and its exact gradient stand in for
+    theirs; pieces are equal, and the twin's answer is then improved by simulation in three directions (level, tilt and
+    bend of log α), on common random numbers. ``risk`` is simulated on fresh trajectories, with ``risk_stderr``;
+    ``unrefined_risk`` is that of the twin's own schedule, ``twin_risk`` what the twin says of it. Baselines are those
+    of the twin. A horizon is the least at which the simulated risk is at the target, to a thousandth.
+
     *The horizon.* T is the least for which the optimised risk of the full problem is at or below the target, while
     that of T - 1 is above. Both are as sharp as the optimiser's tolerance, 1e-11 of the risk, about 1e-11 T steps.
 
@@ -166,10 +189,9 @@ def optimize_schedule(
     """
     if not isinstance(problem, NoisyQuadratic):
         raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
-    if not isinstance(optimizer, SGD):
-        raise ParameterError("optimizer", optimizer, "be linear in the gradient (mcnqm.SGD)")
-    for name in ("lr", "momentum", "precondition"):
-        value = getattr(optimizer, name)
+    if not isinstance(optimizer, (SGD, Adam, RMSProp)):
+        raise ParameterError("optimizer", optimizer, "be a mcnqm.SGD, Adam or RMSProp")
+    for name, value in numeric_fields(optimizer).items():
         if isinstance(value, Schedule) or np.ndim(value):
             raise ParameterError(name, value, "be a scalar: schedules are what is sought")
     if (steps is None) == (target is None):
@@ -185,12 +207,46 @@ def optimize_schedule(
     layout = _Layout(integer("pieces", pieces, 1, 2**20), choice("spacing", spacing, ("geometric", "equal")), None)
     if lengths is not None:
         layout = _Layout(0, spacing, _checked_lengths(lengths, steps))
-    for name, switch in (("tune_momentum", tune_momentum), ("baselines", baselines)):
+    for name, switch in (("tune_momentum", tune_momentum), ("baselines", baselines), ("refine", refine)):
         if not isinstance(switch, bool):
             raise ParameterError(name, switch, "be True or False")
     count = integer("bins", bins, 1)
     limit = integer("max_steps", max_steps, 1, _MOST_STEPS)
     batch = _batch(batch_size)
+    config: dict[str, Any] = {
+        "batch_size": np.asarray(batch).tolist(), "steps": steps, "target": target, "pieces": pieces, "bins": bins,
+    }  # fmt: skip
+    if not isinstance(optimizer, SGD):
+        if tune_momentum or lengths is not None:
+            name, value = ("tune_momentum", True) if tune_momentum else ("lengths", lengths)
+            raise ParameterError(name, value, "be left out for an adaptive optimizer")
+        options: dict[str, Any] = {
+            "trajectories": integer("trajectories", trajectories, 1, 2**20),
+            "seed": integer("seed", seed, 0, 2**64 - 2),
+        }
+        searches: list[AdaptiveSearch] = []
+        meter = meter_of(progress)
+        meter.start(float(batch.size), "schedules")
+        try:
+            for b in batch.values.reshape(-1):
+                searches.append(
+                    search_adaptive(
+                        *(problem, optimizer, float(b)),
+                        steps=steps,
+                        target=target,
+                        pieces=pieces,
+                        bins=count,
+                        refined=refine,
+                        **options,
+                        executor=executor,
+                        threads=threads,
+                    )
+                )
+                meter.advance(1.0)
+        finally:
+            meter.close()
+        config.update(options, refine=refine)
+        return _described(labelled(searches, batch, target), problem, optimizer, "mean field and simulation", config)
     rule = _Rule.of(problem, optimizer, tune_momentum)
     small = problem.binned(count)
     slow = SlowLimit.of(small, rule.precondition) if small.noise.any() else None
@@ -209,11 +265,13 @@ def optimize_schedule(
             meter.advance(1.0)
     finally:
         meter.close()
-    return _labelled(answers, batch, problem, optimizer, target, {
-        "batch_size": np.asarray(batch).tolist(), "steps": steps, "target": target, "pieces": pieces, "bins": bins,
-        "lengths": None if lengths is None else np.asarray(lengths).tolist(), "spacing": spacing,
-        "tune_momentum": tune_momentum, "max_steps": limit,
-    })  # fmt: skip
+    config.update(
+        lengths=None if lengths is None else np.asarray(lengths).tolist(),
+        spacing=spacing,
+        tune_momentum=tune_momentum,
+        max_steps=limit,
+    )
+    return _described(_labelled(answers, batch, target), problem, optimizer, "analytic", config)
 
 
 def schedules_of(result: xr.Dataset) -> Any:
@@ -226,7 +284,7 @@ def schedules_of(result: xr.Dataset) -> Any:
 
     Returns
     -------
-    SGD
+    optimizer
         Ready for `mcnqm.simulate`: of several batch sizes, swept along ``batch_size``.
 
     Raises
@@ -243,21 +301,20 @@ def schedules_of(result: xr.Dataset) -> Any:
     >>> optimizer.lr(0) == float(best.lr[0]), optimizer.lr(99) == float(best.lr[-1])
     (True, True)
     """
-    needed = ("lr", "momentum", "length", "steps")
+    needed = ("lr", "length", "steps")
     if not isinstance(result, xr.Dataset) or "config" not in result.attrs or any(n not in result for n in needed):
         raise ParameterError("result", type(result).__name__, "be what mcnqm.optimize_schedule returns")
     config = json.loads(result.attrs["config"])
     given = dict(config["optimizer"])
-    if given.pop("name") != "SGD":
-        raise ParameterError("result", config["optimizer"], "be of an SGD")
-    optimizer: Any = SGD(**given)
+    kinds = {kind.__name__: kind for kind in (SGD, Adam, RMSProp)}
+    optimizer: Any = kinds[given.pop("name")](**given)
     dims = [str(dim) for dim in result["steps"].dims]
 
     def one(at: xr.Dataset, name: str) -> Schedule:
         used = at["length"].values > 0
         return piecewise(at[name].values[used], at["length"].values[used].astype(np.int64))
 
-    names = ["lr"] + (["momentum"] if config["tune_momentum"] else [])
+    names = ["lr"] + (["momentum"] if config.get("tune_momentum") else [])
     reached = np.isfinite(result["steps"].values)
     if not reached.any():
         raise ParameterError("result", result["steps"].values, "have reached its target somewhere")
@@ -448,8 +505,10 @@ def _risk(composed: Composed, rule: _Rule, found: _Found) -> float:
     return float(np.log(max(risk, 1e-300)))
 
 
-def _minimise(composed: Composed, rule: _Rule, family: _Family, starts: list[Array]) -> tuple[Array, float]:
-    """Parameters of least risk from the best of several starts, and the logarithm of that."""
+def _minimise(
+    composed: Composed, rule: _Rule, family: _Family, starts: list[Array], tolerance: float = _TIGHT
+) -> tuple[Array, float]:
+    """Parameters of least risk and its logarithm: loosely from every start, then from the best to a tolerance."""
 
     def objective(p: Array) -> tuple[float, Array]:
         found = family.at(p)
@@ -462,23 +521,26 @@ def _minimise(composed: Composed, rule: _Rule, family: _Family, starts: list[Arr
         return float(np.log(risk)), family.pull(p, by_x, by_y) / risk
 
     low, high = np.array(family.bounds()).T
-    best, least = starts[0], np.inf
-    for start in starts:
-        p, value = np.clip(start, low, high), np.inf
+
+    def descend(p: Array, value: float, within: float) -> tuple[Array, float]:
         # A line search that fails, or one short step, ends it early; from there it often goes on.
         for _ in range(_RESTARTS):
             step = optimize.minimize(
                 objective, p, jac=True, method="L-BFGS-B", bounds=np.stack([low, high], 1).tolist(),
-                options={"maxfun": 4000, "maxiter": 2000, "ftol": _TOLERANCE, "gtol": 1e-10},
+                options={"maxfun": 2000, "maxiter": 1000, "ftol": 0.01 * within, "gtol": 1e-10},
             )  # fmt: skip
-            gained = value - step.fun
-            if step.fun < value:
+            gained = value - float(step.fun)
+            if gained > 0.0:
                 p, value = step.x, float(step.fun)
-            if not gained > 100.0 * _TOLERANCE * max(abs(value), 1.0):
+            if not gained > within:
                 break
-        if value < least:
-            best, least = p, value
-    return best, least
+        return p, value
+
+    places = [np.clip(start, low, high) for start in starts]
+    if len(places) == 1:
+        return descend(places[0], np.inf, tolerance)
+    tried = [descend(place, np.inf, max(_LOOSE, tolerance)) for place in places]
+    return descend(*min(tried, key=lambda one: one[1]), tolerance)
 
 
 def _fewest(
@@ -544,7 +606,7 @@ class _Search:
         """All of it."""
         nothing = np.full(len(BASELINES), np.nan)
         if steps is not None:
-            found = self.polished(self.best(steps, neighbour, []))
+            found = self.polished(self.best(steps, [neighbour] if neighbour is not None else []))
         else:
             assert target is not None
             reached = self.horizon(float(np.log(target)), limit, neighbour)
@@ -631,65 +693,71 @@ class _Search:
         x = np.log(np.maximum(rates / self.rule.largest(momentum)[0], np.exp(_LOWEST)))
         return [_Found(lengths, np.minimum(x, 0.0), np.full(x.size, memory))]
 
-    def improved(self, steps: int, starts: list[_Found]) -> tuple[_Found, float]:
+    def improved(self, steps: int, starts: list[_Found], tolerance: float = _TIGHT) -> tuple[_Found, float]:
         """The best on the bins, from some starts."""
         family = _Free(self.layout.of(steps), self.rule.tuned)
-        p, value = _minimise(self.coarse, self.rule, family, [family.start(found) for found in starts])
+        p, value = _minimise(self.coarse, self.rule, family, [family.start(found) for found in starts], tolerance)
         return family.at(p), value
 
-    def best(self, steps: int, neighbour: _Found | None, more: list[_Found]) -> _Found:
+    def best(self, steps: int, more: list[_Found], tolerance: float = _TIGHT) -> _Found:
         """The best on the bins, from all starts."""
         projected = [found for found in self.baselines(steps).values() if found is not None]
         memory = projected[0].y[0] if self.rule.tuned else -np.log1p(-self.rule.momentum)
         starts = projected + self.slowly(steps, float(memory)) + more
         if self.rule.tuned:
             starts += self.slowly(steps, 0.0)
-        return self.improved(steps, starts + ([neighbour] if neighbour is not None else []))[0]
+        return self.improved(steps, starts, tolerance)[0]
 
-    def polished(self, found: _Found) -> _Found:
+    def polished(self, found: _Found, tolerance: float = _TIGHT) -> _Found:
         """The best of the full problem nearby."""
         if self.fine is self.coarse:
             return found
         family = _Free(found.lengths, self.rule.tuned)
-        return family.at(_minimise(self.fine, self.rule, family, [family.start(found)])[0])
+        return family.at(_minimise(self.fine, self.rule, family, [family.start(found)], tolerance)[0])
 
     def horizon(self, goal: float, limit: int, neighbour: _Found | None) -> _Found | None:
         """Fewest steps to a log risk: on the bins, with other starts at the end, then on the full problem."""
-
-        def constant(steps: int, state: _Found | None) -> tuple[float, _Found]:
-            found = self.constant(steps)
-            return _risk(self.coarse, self.rule, found) - goal, found
+        guess = self.slow.examples(float(np.exp(goal))) / self.batch_size if self.slow is not None else 1.0
+        # What every family reaches, so do we, from its projection; from there on down.
+        reached = None
+        for name in ("constant", *_FAMILIES):
+            one = self.fewest(name, self.coarse, goal, limit, guess if reached is None else float(reached[0]))
+            if one is not None and (reached is None or one[0] < reached[0]):
+                reached = one
+        start = None if reached is None else reached[2]
 
         def bins(steps: int, state: _Found | None) -> tuple[float, _Found]:
-            starts = [state] if state is not None else self.slowly(steps, float(-np.log1p(-self.rule.momentum)))
-            found, value = self.improved(steps, starts or [self.constant(steps)])
+            starts = [] if state is None else [state]
+            if state is start or state is None:
+                starts += self.slowly(steps, float(-np.log1p(-self.rule.momentum)))
+            if self.rule.tuned or self.rule.momentum or not starts:
+                starts.append(self.constant(steps))
+            found, value = self.improved(steps, starts, max(_SHARP / steps, _TIGHT))
             return value - goal, found
 
         def full(steps: int, state: _Found | None) -> tuple[float, _Found]:
             assert state is not None
-            found = self.polished(state.stretched(self.layout.of(steps)))
+            found = self.polished(state.stretched(self.layout.of(steps)), max(_SHARP / steps, _TIGHT))
             return _risk(self.fine, self.rule, found) - goal, found
 
-        guess = 1.0
-        if self.slow is not None:
-            guess = self.slow.examples(float(np.exp(goal))) / self.batch_size
-        level = _fewest(constant, max(guess, 1.0), None, limit)
-        if level is not None:
-            guess = min(max(guess, 0.5 * level[0]), level[0])
-        reached = _fewest(bins, guess, None, limit)
+        most = limit
+        if reached is not None:
+            most, guess = reached[0], min(max(guess, 0.3 * reached[0]), reached[0])
+        reached = _fewest(bins, guess, start, most)
         if reached is None:
-            reached = (limit, 0.0, self.constant(limit))
+            return None
         for _ in range(_ROUNDS):
             steps, gap, found = reached
-            other = self.best(steps, neighbour, [found])
-            if _risk(self.coarse, self.rule, other) - goal > gap - 1e-9:
+            more = [found] if neighbour is None else [found, neighbour]
+            other = self.best(steps, more, max(_SHARP / steps, _TIGHT))
+            if _risk(self.coarse, self.rule, other) - goal > gap - 0.1 / steps:
                 break
-            again = _fewest(bins, steps, other, limit)
-            if again is None or again[0] > steps:
+            again = _fewest(bins, steps, other, steps)
+            if again is None or again[0] == steps:
                 break
             reached = again
         if self.fine is self.coarse:
-            return reached[2] if reached[1] <= 0.0 else None
+            return reached[2]
         last = _fewest(full, reached[0], reached[2], limit)
         return None if last is None else last[2]
 
@@ -709,24 +777,29 @@ class _Search:
 
     def passage(self, name: str, target: float, limit: int, guess: int) -> float:
         """A baseline's fewest steps."""
-        goal = float(np.log(target))
         if name == "greedy":
             if self.rule.momentum or self.rule.tuned:
                 return np.nan
             walk = GreedyWalk(self.fine, float(self.rule.largest(np.zeros(1))[0][0]))
             walk.advance(limit, target)
             return float(walk.step) if walk.risk <= target else np.inf
+        reached = self.fewest(name, self.fine, float(np.log(target)), limit, guess)
+        return np.inf if reached is None else float(reached[0])
+
+    def fewest(
+        self, name: str, composed: Composed, goal: float, limit: int, guess: float
+    ) -> tuple[int, float, _Found] | None:
+        """Fewest steps of the constant or a smooth family."""
         start: list[Array | None] = [None]
 
         def evaluate(steps: int, state: _Found | None) -> tuple[float, _Found]:
             if name == "constant":
-                found = self.constant(steps, self.fine)
+                found = self.constant(steps, composed)
             else:
                 found, start[0] = self.smooth(name, steps, start[0])
-            return _risk(self.fine, self.rule, found) - goal, found
+            return _risk(composed, self.rule, found) - goal, found
 
-        reached = _fewest(evaluate, guess, None, limit)
-        return np.inf if reached is None else float(reached[0])
+        return _fewest(evaluate, guess, None, limit)
 
 
 def _valleys(values: Array, most: int) -> list[int]:
@@ -765,14 +838,7 @@ def _batch(batch_size: Any) -> xr.DataArray:
     return xr.DataArray(plain, dims=along, coords=dict.fromkeys(along, plain))
 
 
-def _labelled(
-    answers: list[_Answer],
-    batch: xr.DataArray,
-    problem: NoisyQuadratic,
-    optimizer: SGD,
-    target: float | None,
-    config: dict[str, Any],
-) -> xr.Dataset:
+def _labelled(answers: list[_Answer], batch: xr.DataArray, target: float | None) -> xr.Dataset:
     most = max([a.lr.size for a in answers] + [1])
 
     def pieces(values: list[Array], fill: float) -> NDArray[Any]:
@@ -806,17 +872,24 @@ def _labelled(
             data["baseline_steps"] = (along, passages, {"units": "steps", "long_name": "fewest steps to the target"})
             gain = passages / steps[..., np.newaxis]
         data["gain"] = (along, gain, {"units": "1", "long_name": "the baseline's steps (or risk) over ours"})
-    numbers = {name: np.asarray(value).tolist() for name, value in optimizer._asdict().items()}
     coords = {str(name): value for name, value in batch.coords.items()}
     if not dims:
         coords["batch_size"] = batch
-    coords["baseline"] = xr.DataArray(list(BASELINES), dims="baseline")
-    return xr.Dataset(
-        data, coords=coords if "gain" in data else {k: v for k, v in coords.items() if k != "baseline"}
-    ).assign_attrs(
-        method="analytic",
+    if "gain" in data:
+        coords["baseline"] = xr.DataArray(list(BASELINES), dims="baseline")
+    return xr.Dataset(data, coords=coords)
+
+
+def _described(
+    result: xr.Dataset, problem: NoisyQuadratic, optimizer: Any, method: str, config: dict[str, Any]
+) -> xr.Dataset:
+    """The result with the configuration that it is of."""
+    numbers = {name: np.asarray(value).tolist() for name, value in optimizer._asdict().items()}
+    named = {"name": type(optimizer).__name__, **numbers}
+    return result.assign_attrs(
+        method=method,
         problem=repr(problem),
         optimizer=repr(optimizer),
         mcnqm_version=__version__,
-        config=json.dumps({"problem": problem.to_dict(), "optimizer": {"name": "SGD", **numbers}, **config}),
+        config=json.dumps({"problem": problem.to_dict(), "optimizer": named, **config}),
     )
