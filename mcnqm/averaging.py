@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from mcnqm.domains import Domain, integer, nonnegative, unit_interval
 from mcnqm.schedules import FOREVER, Schedule
 
-__all__ = ["Harmonic", "checked_average", "growing", "polynomial", "tail"]
+__all__ = ["Harmonic", "checked_average", "growing", "polynomial", "tail", "weight_domain"]
 
-_decay = Domain("be in [0, 1]", lambda x: (x >= 0) & (x <= 1))
+weight_domain = Domain("be in [0, 1]", lambda x: (x >= 0) & (x <= 1))
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,6 @@ def growing(decay: float, eta: float = 9.0) -> Schedule:
 def checked_average(average: Any) -> Any:
     """The weight of the past as it was given, or `ParameterError` if it is not in [0, 1]."""
     if isinstance(average, Schedule):
-        return average.check("average", _decay)
-    _decay.check("average", getattr(average, "values", average))
+        return average.check("average", weight_domain)
+    weight_domain.check("average", getattr(average, "values", average))
     return average

@@ -28,7 +28,7 @@ from mcnqm.kernels.updates import HeavyBall, Nesterov, PlainSGD, rule_of
 from mcnqm.optimizers import SGD
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import Meter
-from mcnqm.schedules import Segments
+from mcnqm.schedules import Scaled, Segments
 from mcnqm.settings import Settings, Timetable
 from mcnqm.statistics import normal_strata
 
@@ -175,11 +175,15 @@ class Job:
         """What changes with the step: hyperparameters, the batch size, and the weight of the past in an average."""
         fields: tuple[str, ...] = self.form[0]._fields  # type: ignore[attr-defined]
         tables = dict(self.settings.schedules)
-        if "average" in self.settings.values and "average" not in tables:
-            size = self.settings.size
-            distinct, which = np.unique(self.settings.values["average"], return_inverse=True)
-            curves = tuple(Segments((1,), (float(v),), (float(v),), ("constant",)) for v in distinct)
-            tables["average"] = Timetable("average", curves, which.reshape(-1).astype(np.int64), np.ones(size))
+        if "average" in self.settings.values:
+            # Kernels know no scale of an average: each of its numbers is a curve of its own.
+            scale, table = self.settings.values["average"], tables.get("average")
+            chosen = np.zeros_like(scale) if table is None else table.which.astype(np.float64)
+            distinct, which = np.unique(np.stack([scale, chosen]), axis=1, return_inverse=True)
+            base = (Segments((1,), (1.0,), (1.0,), ("constant",)),) if table is None else table.curves
+            curves = tuple(Scaled(base[int(k)], float(v)) for v, k in distinct.T)
+            domain = None if table is None else table.domain
+            tables["average"] = Timetable("average", curves, which.reshape(-1), np.ones_like(scale), domain)
         if not tables:
             return None
         mask = tuple((0.0,) if name in tables else () for name in (*fields, "batch_size", "average"))

@@ -22,6 +22,7 @@ from mcnqm.errors import ParameterError
 __all__ = [
     "FOREVER",
     "Curve",
+    "Scaled",
     "Schedule",
     "Segments",
     "constant",
@@ -146,6 +147,26 @@ class _Later:
 
     def describe(self) -> dict[str, Any]:
         return {"start": self.start, "curve": self.curve.describe()}
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A curve times a number."""
+
+    curve: Curve
+    scale: float
+
+    def at(self, step: Steps) -> Array:
+        """Values at steps."""
+        return self.scale * self.curve.at(step)
+
+    def stretches(self) -> tuple[Steps, NDArray[np.bool_]]:
+        """See `stretches`."""
+        return stretches(self.curve)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain numbers and words."""
+        return {"scale": self.scale, "curve": self.curve.describe()}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from mcnqm.averaging import weight_domain
 from mcnqm.domains import Domain, nonnegative, positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, domain_of, numeric_fields
@@ -219,7 +220,8 @@ def settings_of(optimizer: Any, batch_size: Any, *, schedules: bool = False, **e
     tables = {}
     for name, one in changing.items():
         chosen = values.pop(f"curve of {name}") if np.ndim(one.which) else np.full(first.size, int(one.which))
-        domain = batch_size_domain if name == "batch_size" else domain_of(optimizer, name) if name in fields else None
+        own = {"batch_size": batch_size_domain, "average": weight_domain}
+        domain = domain_of(optimizer, name) if name in fields else own.get(name)
         domain = nonnegative if domain is positive else domain
         tables[name] = Timetable(name, one.curves, chosen.astype(np.int64), values[name], domain)
     shape = tuple(first.sizes[dim] for dim in first.dims)
