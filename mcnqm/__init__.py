@@ -7,6 +7,7 @@ from mcnqm.errors import ParameterError
 from mcnqm.kernels.updates import update_rule
 from mcnqm.optimizers import SGD, Adam, Lion, RMSProp, hyperparameters
 from mcnqm.problem import NoisyQuadratic
+from mcnqm.schedule_search import optimize_schedule, schedules_of
 from mcnqm.simulate import noise, simulate
 from mcnqm.steps import steps_to_target
 from mcnqm.tune import tune
@@ -24,7 +25,9 @@ __all__ = [
     "averaging",
     "hyperparameters",
     "noise",
+    "optimize_schedule",
     "schedules",
+    "schedules_of",
     "simulate",
     "steps_to_target",
     "tune",

@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 from scipy import optimize
 
@@ -33,6 +34,7 @@ __all__ = [
     "TwinObjective",
     "confirm",
     "equal_pieces",
+    "labelled",
     "optimise_constant",
     "optimise_family",
     "optimise_pieces",
@@ -469,3 +471,49 @@ def _baselines(
     for name in FAMILIES:
         needed[name] = float(shortest(partial(family, name), target, steps)[0])
     return risks, needed
+
+
+def labelled(searches: list[AdaptiveSearch], batch: xr.DataArray, target: float | None) -> xr.Dataset:
+    """What was found at each batch size, as `mcnqm.optimize_schedule` answers."""
+    most = max(one.solution.lengths.size for one in searches)
+    dims = tuple(str(dim) for dim in batch.dims)
+    each, along = (*dims, "piece"), (*dims, "baseline")
+
+    def pieces(values: list[Array], fill: float) -> Array:
+        rows = [np.concatenate([v, np.full(most - v.size, fill)]) for v in values]
+        return np.array(rows).reshape(*batch.shape, most)
+
+    def scalars(values: list[float]) -> Array:
+        return np.array(values, dtype=np.float64).reshape(batch.shape)
+
+    lengths = [one.solution.lengths.astype(np.float64) for one in searches]
+    loss = {"units": "loss"}
+    data: dict[str, Any] = {
+        "lr": (each, pieces([np.exp(one.solution.log_rates) for one in searches], np.nan), {"units": "parameter/step"}),
+        "length": (each, pieces(lengths, 0.0).astype(np.int64), {"units": "steps"}),
+        "start": (
+            each,
+            pieces([np.cumsum(n) - n for n in lengths], np.nan),
+            {"units": "steps", "long_name": "steps done before"},
+        ),
+        "risk": (dims, scalars([one.confirmed.risk for one in searches]), loss),
+        "risk_stderr": (dims, scalars([one.confirmed.stderr for one in searches]), loss),
+        "unrefined_risk": (dims, scalars([one.unrefined.risk for one in searches]), loss),
+        "unrefined_risk_stderr": (dims, scalars([one.unrefined.stderr for one in searches]), loss),
+        "twin_risk": (dims, scalars([one.twin_risk for one in searches]), loss),
+        "steps": (dims, scalars([float(one.solution.steps) for one in searches]), {"units": "steps"}),
+    }
+    names = list(searches[0].baseline_risk)
+    shape = (*batch.shape, len(names))
+    risks = np.array([list(one.baseline_risk.values()) for one in searches]).reshape(shape)
+    gain = risks / data["twin_risk"][1][..., np.newaxis]
+    data["baseline_risk"] = (along, risks, {"units": "loss", "long_name": "of the twin, after as many steps"})
+    if target is not None:
+        needed = np.array([list(one.baseline_steps.values()) for one in searches]).reshape(shape)
+        gain = needed / data["steps"][1][..., np.newaxis]
+        data["baseline_steps"] = (along, needed, {"units": "steps", "long_name": "fewest steps of the twin"})
+    data["gain"] = (along, gain, {"units": "1", "long_name": "the baseline's steps (or the twin's risk) over ours"})
+    coords = {str(name): value for name, value in batch.coords.items()}
+    if not dims:
+        coords["batch_size"] = batch
+    return xr.Dataset(data, coords={**coords, "baseline": names})

@@ -744,6 +744,9 @@ class _Search:
         if reached is not None:
             most, guess = reached[0], min(max(guess, 0.3 * reached[0]), reached[0])
         reached = _fewest(bins, guess, start, most)
+        if reached is None and most < limit:
+            # A smooth family may need fewer steps than a few pieces do.
+            reached = _fewest(bins, float(most), start, limit)
         if reached is None:
             return None
         for _ in range(_ROUNDS):

@@ -10,8 +10,8 @@ the starting point's law, with :math:`s = h^2 P + \sigma^2`, σ² the variance o
     R = \beta_1 C + (1-\beta_1) h P, \quad P' = k^2 P - 2 k a R + a^2 Q', \quad C' = k R - a Q'.
 
 Backwards the same, transposed, for the derivatives of the final risk. Coordinates are independent given the rates, so
-each goes through the whole run on its own; states are kept every `_SEGMENT` steps and recomputed in between, so that the
-memory does not grow with the run.
+each goes through the whole run on its own; states are kept every `_SEGMENT` steps and recomputed in between, so that
+the memory does not grow with the run.
 """
 
 from __future__ import annotations
@@ -29,8 +29,19 @@ _SEGMENT = 1024
 
 
 @njit
-def _forward(h, variance, spread, rates, clock, rule, first, last, state, kept):  # type: ignore[no-untyped-def]
-    """Steps `first` to `last` - 1 of one coordinate's nodes; `kept` takes the states before each, unless it is empty."""
+def _forward(
+    h: float,
+    variance: float,
+    spread: Array,
+    rates: Array,
+    clock: Array,
+    rule: Array,
+    first: int,
+    last: int,
+    state: Array,
+    kept: Array,
+) -> None:
+    """Steps `first` to `last` - 1 of one coordinate's nodes; `kept` takes the states before each, unless empty."""
     beta1, beta2, eps, decay = rule[0], rule[1], rule[2], rule[3]
     left1, left2 = 1.0 - beta1, 1.0 - beta2
     P, C, Q, V = state[0], state[1], state[2], state[3]
@@ -51,8 +62,20 @@ def _forward(h, variance, spread, rates, clock, rule, first, last, state, kept):
 
 
 @njit
-def _backward(h, variance, spread, rates, clock, rule, first, last, kept, adjoint, gradient):  # type: ignore[no-untyped-def]
-    """The same steps backwards: `adjoint` holds derivatives with respect to the state, `gradient` those by the rates."""
+def _backward(
+    h: float,
+    variance: float,
+    spread: Array,
+    rates: Array,
+    clock: Array,
+    rule: Array,
+    first: int,
+    last: int,
+    kept: Array,
+    adjoint: Array,
+    gradient: Array,
+) -> None:
+    """The same steps backwards: `adjoint` has derivatives by the state, `gradient` gets those by the rates."""
     beta1, beta2, eps, decay = rule[0], rule[1], rule[2], rule[3]
     left1, left2 = 1.0 - beta1, 1.0 - beta2
     p, c, q, v = adjoint[0], adjoint[1], adjoint[2], adjoint[3]

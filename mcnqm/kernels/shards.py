@@ -121,7 +121,8 @@ def advance_shard(
     like_c: tuple[float, ...] = ()
     if rule.clock is not None:
         first = hyper_type._make(shard.settings[:fields, 0].tolist())  # type: ignore[attr-defined]
-        like_c = tuple(float(c) for c in rule.clock.py_func(first, like_k)[1])  # type: ignore[attr-defined]
+        with np.errstate(all="ignore"):  # only how many there are counts; what is scheduled may be out of range here
+            like_c = tuple(float(c) for c in rule.clock.py_func(first, like_k)[1])  # type: ignore[attr-defined]
     cells = shard.share.shape[1]
     twin = rule.twin if cells else None
     if cells and twin is None:
