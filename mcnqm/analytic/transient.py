@@ -43,9 +43,10 @@ def risk(
     ----------
     problem : NoisyQuadratic
     optimizer : SGD
-        With any momentum, Nesterov, preconditioner; arrays make a sweep.
+        With any momentum, Nesterov, preconditioner; arrays make a sweep. Rate and momentum may be schedules
+        (`mcnqm.schedules`).
     batch_size : Number
-        Examples per step, at least 1; an array makes a sweep.
+        Examples per step, at least 1; an array makes a sweep. Or a schedule.
     steps : int
         Length of the run, up to 2**53.
     record : sequence of int, optional
@@ -53,7 +54,8 @@ def risk(
     average : Number, optional
         Decay γ in [0, 1) of an exponential moving average of the iterates,
         :math:`\bar\theta_{t+1} = \gamma \bar\theta_t + (1-\gamma)\theta_{t+1}` from
-        :math:`\bar\theta_0 = \theta_0`. The risk is then that of the average, with or without momentum.
+        :math:`\bar\theta_0 = \theta_0`; or a schedule of it (`mcnqm.averaging`). The risk is then that of the average,
+        with or without momentum.
 
     Returns
     -------
@@ -72,6 +74,9 @@ def risk(
     preconditioner power other than 0 and 1 is ``h**(1-p)`` itself rounded, to a long double.
     Time grows like d · (records · log₂ of their distance); batch sizes that share a map share the work.
 
+    With a schedule, the same recursion goes step by step in doubles, with a relative error of about 1e-16 a step, but
+    for stretches of 64 steps or more in which nothing changes, or a plain mean grows: ``docs/averaging.md``.
+
     References
     ----------
     G. Zhang et al., "Which algorithmic choices matter at which batch sizes?", NeurIPS 2019.
@@ -84,6 +89,15 @@ def risk(
     >>> exact.risk.round(4).values
     array([[2.5937, 1.6782, 0.0411],
            [2.5937, 0.7683, 0.2053]])
+
+    A rate that falls, and the mean of the last 500 iterates:
+
+    >>> from mcnqm import averaging, schedules
+    >>> falling = SGD(lr=schedules.cosine(1.0, steps=1000))
+    >>> analytic.risk(problem, falling, 8, 1000, record=[1000]).risk.round(4).values
+    array([0.0149])
+    >>> analytic.risk(problem, SGD(lr=1.0), 8, 1000, record=[1000], average=averaging.tail(500)).risk.round(4).values
+    array([0.0112])
     """
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = linear_settings(optimizer, batch_size, average, schedules=True)
