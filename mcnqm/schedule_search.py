@@ -324,7 +324,7 @@ def schedules_of(result: xr.Dataset) -> Any:
     found = {}
     for name in names:
         labels = result[dim].values if dim in result.coords else np.arange(result.sizes[dim])
-        curves = {labels[k].item(): one(result.isel({dim: k}), name) for k in np.flatnonzero(reached)}
+        curves = {np.asarray(labels[k]).item(): one(result.isel({dim: k}), name) for k in np.flatnonzero(reached)}
         found[name] = stack(curves, dim=dim)
     return optimizer._replace(**found)
 
@@ -718,17 +718,23 @@ class _Search:
     def horizon(self, goal: float, limit: int, neighbour: _Found | None) -> _Found | None:
         """Fewest steps to a log risk: on the bins, with other starts at the end, then on the full problem."""
         guess = self.slow.examples(float(np.exp(goal))) / self.batch_size if self.slow is not None else 1.0
-        # What every family reaches, so do we, from its projection; from there on down.
-        reached = None
+        families: list[tuple[int, float, _Found]] = []
         for name in ("constant", *_FAMILIES):
-            one = self.fewest(name, self.coarse, goal, limit, guess if reached is None else float(reached[0]))
-            if one is not None and (reached is None or one[0] < reached[0]):
-                reached = one
-        start = None if reached is None else reached[2]
+            near = min([guess * 2.0] + [float(one[0]) for one in families]) if families else guess
+            one = self.fewest(name, self.coarse, goal, limit, near)
+            if one is not None:
+                families.append(one)
+        # What a family reaches, so do we, if its projection onto the pieces does. The constant is its own projection.
+        most, start = limit, None
+        for steps, _, found in sorted(families, key=lambda one: one[0]):
+            own, value = self.improved(steps, [found, self.constant(steps)], _LOOSE)
+            if value <= goal:
+                most, start = steps, own
+                break
 
         def bins(steps: int, state: _Found | None) -> tuple[float, _Found]:
             starts = [] if state is None else [state]
-            if state is start or state is None:
+            if state is start:
                 starts += self.slowly(steps, float(-np.log1p(-self.rule.momentum)))
             if self.rule.tuned or self.rule.momentum or not starts:
                 starts.append(self.constant(steps))
@@ -740,29 +746,34 @@ class _Search:
             found = self.polished(state.stretched(self.layout.of(steps)), max(_SHARP / steps, _TIGHT))
             return _risk(self.fine, self.rule, found) - goal, found
 
-        most = limit
-        if reached is not None:
-            most, guess = reached[0], min(max(guess, 0.3 * reached[0]), reached[0])
+        if start is not None:
+            guess = min(max(guess, 0.3 * most), most)
         reached = _fewest(bins, guess, start, most)
         if reached is None and most < limit:
             # A smooth family may need fewer steps than a few pieces do.
             reached = _fewest(bins, float(most), start, limit)
         if reached is None:
             return None
+        if self.fine is not self.coarse:
+            reached = _fewest(full, reached[0], reached[2], limit)
+            if reached is None:
+                return None
+        others = [] if neighbour is None else [neighbour]
         for _ in range(_ROUNDS):
-            steps, gap, found = reached
-            more = [found] if neighbour is None else [found, neighbour]
-            other = self.best(steps, more, max(_SHARP / steps, _TIGHT))
-            if _risk(self.coarse, self.rule, other) - goal > gap - 0.1 / steps:
+            steps, _, found = reached
+            if steps == 1:
                 break
-            again = _fewest(bins, steps, other, steps)
-            if again is None or again[0] == steps:
+            # Whether another start does with a step less.
+            sharp = max(_SHARP / steps, _TIGHT)
+            other = self.polished(self.best(steps - 1, [found, *others], sharp), sharp)
+            gap = _risk(self.fine, self.rule, other) - goal
+            if gap > 0.0:
                 break
-            reached = again
-        if self.fine is self.coarse:
-            return reached[2]
-        last = _fewest(full, reached[0], reached[2], limit)
-        return None if last is None else last[2]
+            again = _fewest(full if self.fine is not self.coarse else bins, steps - 1, other, steps - 1)
+            reached = (steps - 1, gap, other) if again is None else again
+        steps, gap, found = reached
+        other = self.polished(self.best(steps, [found, *others]))
+        return other if _risk(self.fine, self.rule, other) - goal < gap else found
 
     # ---------------------------------------------------------------------------------------------------- baselines
 

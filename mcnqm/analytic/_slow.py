@@ -33,6 +33,8 @@ Array = NDArray[np.float64]
 _PER_OCTAVE, _NODES = 12, 3
 """Panels of the quadrature in each octave of s, and Gauss nodes in each."""
 
+_X, _W = np.polynomial.legendre.leggauss(_NODES)
+
 
 @dataclass(frozen=True)
 class SlowLimit:
@@ -81,7 +83,7 @@ class SlowLimit:
         """The A that is best after so many examples."""
         low, high = 0.0, float(self.s[-1])
         for _ in range(60):
-            middle = 0.5 * (low + high) if low > 0 else 0.5 * high
+            middle = 0.5 * (low + high)
             fall, rise = np.exp(-2.0 * self.kappa * middle), self._at(middle)[1]
             slope = rise * np.sqrt(self.noise @ fall) / examples - (self.bias * self.kappa) @ fall
             low, high = (middle, high) if slope < 0 else (low, middle)
@@ -113,6 +115,5 @@ class SlowLimit:
 
 def _panel(kappa: Array, noise: Array, a: float, b: float) -> float:
     """Integral of the root of φ from a to b."""
-    x, w = np.polynomial.legendre.leggauss(_NODES)
     half = 0.5 * (b - a)
-    return float(half * (w @ np.sqrt(np.exp(-2.0 * np.multiply.outer(a + half * (1.0 + x), kappa)) @ noise)))
+    return float(half * (_W @ np.sqrt(np.exp(-2.0 * np.multiply.outer(a + half * (1.0 + _X), kappa)) @ noise)))
