@@ -70,6 +70,7 @@ CASES = {
         schedules.exponential(2.0, steps=STEPS, final=16.0),
     ),
     "batches grow": (SGD(0.5, 0.8), schedules.piecewise([1, 8, 64], [100, 150, 1])),
+    "beyond the middle": (SGD(schedules.piecewise([2.6, 0.3, 3.3], [120, 80, 1]), 0.9), 4.0),  # αh > 1 + β
     "stops": (SGD(schedules.piecewise([0.3, 0.0, 0.1], [100, 100, 1]), 0.9), 8.0),
 }
 
@@ -201,6 +202,22 @@ def test_first_passage_of_long_stretches(seed):
                 expected = [np.flatnonzero(curve <= target)[0] for target in targets]
                 got = analytic.steps_to_target(problem, one, 5, targets, max_steps=6000, average=average)
                 np.testing.assert_array_equal(got.steps, expected)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("lr", [schedules.constant(0.3), schedules.piecewise([0.3, 0.5], [100, 1])], ids=["1", "2"])
+def test_a_dip_is_not_jumped_over(lr, momentum):
+    """A steep coordinate falls while a flat one climbs to its noise: the risk is at the target for a few steps only."""
+    problem = NoisyQuadratic([1.0, 0.01], [1e-4, 10.0], initial_mean=[30.0, 0.0], initial_std=0.0)
+    for average in (None, 0.5, 0.99, averaging.growing(0.99), averaging.tail(3), averaging.tail(150)):
+        curve = analytic.risk(problem, SGD(lr, momentum), 4, 5000, record=np.arange(5001), average=average).risk.values
+        lowest = int(curve[:2500].argmin())
+        assert curve[-1] > 1.1 * curve[lowest] or average is not None
+        for target in curve[lowest] * np.array([1 + 1e-9, 1 - 1e-9, 1.001]):
+            below = np.flatnonzero(curve <= target)
+            expected = below[0] if below.size else np.inf
+            got = analytic.steps_to_target(problem, SGD(lr, momentum), 4, target, max_steps=5000, average=average)
+            assert got.steps.item() == expected
 
 
 # ------------------------------------------------------------------------------------------ what is known otherwise
