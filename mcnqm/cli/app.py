@@ -9,6 +9,7 @@ from rich.console import Console
 
 from mcnqm._version import __version__
 from mcnqm.cli.scaling import scaling_command
+from mcnqm.cli.schedule import schedule_command
 from mcnqm.cli.simulate import simulate_command
 from mcnqm.cli.verify import verify_command
 from mcnqm.errors import ParameterError
@@ -56,6 +57,10 @@ def _root(
 
       the best learning rate and the steps to a target against batch size
 
+    * mcnqm schedule --figure schedule.png
+
+      the learning-rate schedule that gets there in the fewest steps
+
     * mcnqm verify
 
       every linear optimizer, simulation against theory
@@ -67,6 +72,7 @@ def _root(
 
 app.command("simulate")(simulate_command)
 app.command("scaling")(scaling_command)
+app.command("schedule")(schedule_command)
 app.command("verify")(verify_command)
 
 

@@ -19,11 +19,13 @@ DASHES: Sequence[str] = ("-", "--", "-.", ":")
 """So that curves on top of each other can both be seen."""
 
 
-def new_figure(columns: int = 1, *, width: float = 7.0, height: float = 4.6) -> tuple[Figure, list[Axes]]:
-    """A figure of panels side by side, made without pyplot's global state."""
+def new_figure(
+    columns: int = 1, *, rows: int = 1, width: float = 7.0, height: float = 4.6
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels side by side, row after row, made without pyplot's global state."""
     figure = Figure(figsize=(width * columns, height), layout="constrained", dpi=150)
-    axes: Any = figure.subplots(1, columns, squeeze=False)
-    return figure, list(axes[0])
+    axes: Any = figure.subplots(rows, columns, squeeze=False)
+    return figure, list(axes.reshape(-1))
 
 
 def decades(axes: Axes, which: str = "both") -> None:

@@ -32,7 +32,7 @@ from mcnqm.progress import Meter, NoMeter
 from mcnqm.studies.contenders import CONTENDERS, Contender
 from mcnqm.tune import Guide, Route, Tuned, exact_route, simulated_route, theory_of, tune_one
 
-__all__ = ["ScalingConfig", "run"]
+__all__ = ["ScalingConfig", "examples_of_bounds", "run"]
 
 Array = NDArray[np.float64]
 _sizes = Domain("be whole numbers >= 1", lambda x: (x >= 1) & (x == np.floor(x)))
@@ -318,7 +318,7 @@ def _labelled(
     units = {"S_min": {"units": "steps"}, "E_min": {"units": "examples"}, "B_crit": {"units": "examples"}}
     for name, values in fitted.items():
         data[name] = (("optimizer",), values, units.get(name.split("_low")[0].split("_high")[0], {}))
-    for name, examples in _bounds(config).items():
+    for name, examples in examples_of_bounds(config.problem, config.target).items():
         data[name] = (("batch_size",), examples / batch, {"units": "steps"})
     return xr.Dataset(
         data,
@@ -362,9 +362,8 @@ def _error(name: str, contender: Contender, tuned: Tuned) -> float:
     return float(tuned.errors.get(name, 0.0))
 
 
-def _bounds(config: ScalingConfig) -> dict[str, float]:
+def examples_of_bounds(problem: NoisyQuadratic, target: float) -> dict[str, float]:
     """Examples that the information bound and the Bayes bound ask for at the target."""
-    problem, target = config.problem, config.target
     one = float(analytic.information_bound(problem, 1.0)["risk"])
 
     def excess(log_examples: float) -> float:
