@@ -1,8 +1,8 @@
 r"""The best schedule of a linear optimizer: least risk after given steps, or fewest steps to a target.
 
 The risk of pieces of constant rate and momentum comes from composed maps (`mcnqm.analytic._composed`), with its exact
-gradient, at a cost that does not depend on how long the pieces are. SciPy's L-BFGS-B moves the logarithm of every rate
-below the largest stable one, and -log(1 - momentum). ``docs/schedules.md`` derives and measures.
+gradient, at a cost that does not depend on how long the pieces are. L-BFGS moves the logarithm of every rate below the
+largest stable one, and -log(1 - momentum). ``docs/schedules.md`` derives and measures.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize
 
 from mcnqm._version import __version__
 from mcnqm.adaptive_schedules import AdaptiveSearch, labelled, search_adaptive
 from mcnqm.analytic._composed import Composed
+from mcnqm.analytic._descent import descend
 from mcnqm.analytic._greedy import GreedyWalk
 from mcnqm.analytic._slow import SlowLimit
 from mcnqm.domains import choice, integer, positive, real_array
@@ -58,8 +58,6 @@ _TIGHT, _LOOSE = 1e-11, 1e-5
 
 _SHARP = 1e-5
 """The same in a search for the steps, times them: one step more lowers the log risk by about one over them."""
-
-_RESTARTS = 6
 
 _ROUNDS = 4
 """How often a search for a horizon starts over, where another start turns out to be better at its end."""
@@ -181,9 +179,9 @@ def optimize_schedule(
     --------
     >>> import mcnqm
     >>> problem = mcnqm.NoisyQuadratic.power_law(dim=100)
-    >>> best = optimize_schedule(problem, mcnqm.SGD(lr=0.1), [1, 64], target=0.05, pieces=8)
+    >>> best = optimize_schedule(problem, mcnqm.SGD(lr=0.1), [1, 64], target=0.05, pieces=25)
     >>> best.steps.values
-    array([1453.,   53.])
+    array([1387.,   53.])
     >>> bool((best.steps <= best.baseline_steps).all()), bool((best.risk <= 0.05).all())
     (True, True)
     """
@@ -522,25 +520,11 @@ def _minimise(
 
     low, high = np.array(family.bounds()).T
 
-    def descend(p: Array, value: float, within: float) -> tuple[Array, float]:
-        # A line search that fails, or one short step, ends it early; from there it often goes on.
-        for _ in range(_RESTARTS):
-            step = optimize.minimize(
-                objective, p, jac=True, method="L-BFGS-B", bounds=np.stack([low, high], 1).tolist(),
-                options={"maxfun": 2000, "maxiter": 1000, "ftol": 0.01 * within, "gtol": 1e-10},
-            )  # fmt: skip
-            gained = value - float(step.fun)
-            if gained > 0.0:
-                p, value = step.x, float(step.fun)
-            if not gained > within:
-                break
-        return p, value
-
-    places = [np.clip(start, low, high) for start in starts]
-    if len(places) == 1:
-        return descend(places[0], np.inf, tolerance)
-    tried = [descend(place, np.inf, max(_LOOSE, tolerance)) for place in places]
-    return descend(*min(tried, key=lambda one: one[1]), tolerance)
+    if len(starts) > 1:
+        loose = max(_LOOSE, tolerance)
+        tried = [descend(objective, start, low, high, tolerance=loose) for start in starts]
+        starts = [min(tried, key=lambda one: one[1])[0]]
+    return descend(objective, starts[0], low, high, tolerance=tolerance)
 
 
 def _fewest(
