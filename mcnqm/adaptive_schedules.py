@@ -18,6 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import optimize
 
+from mcnqm.analytic._descent import descend
 from mcnqm.analytic._quadrature import size_of_normal
 from mcnqm.analytic._twin_adjoint import final_risk_and_gradient
 from mcnqm.engine import Pool
@@ -55,6 +56,9 @@ _EVALUATIONS = 120
 _NODES = {1000: 4, 100: 16, 0: 64}
 """Nodes of the starting point's law in runs of at least so many steps: in short ones noise has had little time to
 smooth the risk, and a schedule would be fitted to the nodes."""
+
+_PLENTY = 500
+"""Runs of fewer steps get more trajectories, or the search would be fitted to those it sees."""
 
 _SHORT = 1000
 """Up to so many steps the horizon is sought by simulation itself."""
@@ -148,16 +152,16 @@ def equal_pieces(steps: int, pieces: int) -> Lengths:
 
 def optimise_pieces(objective: TwinObjective, lengths: Lengths, start: Array) -> tuple[Array, float]:
     """Best log rates of given pieces from a start, and the risk."""
-    found = optimize.minimize(
-        objective.of_pieces,
-        np.clip(start, _LOWEST, _HIGHEST),
-        args=(lengths,),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(_LOWEST, _HIGHEST)] * lengths.size,
-        options={"maxfun": _EVALUATIONS},
+    low, high = np.full(lengths.size, _LOWEST), np.full(lengths.size, _HIGHEST)
+    log_rates, value = descend(
+        lambda x: objective.of_pieces(x, lengths),
+        np.clip(start, low, high),
+        low,
+        high,
+        tolerance=1e-7,
+        most=_EVALUATIONS,
     )
-    return np.asarray(found.x), float(np.exp(found.fun))
+    return log_rates, float(np.exp(value))
 
 
 def optimise_constant(objective: TwinObjective, steps: int, guess: float) -> tuple[float, float]:
@@ -391,10 +395,11 @@ def search_adaptive(
         return solutions[best], found[best][1]
 
     def simulated(one: Solution, schedule: Schedule, *, seen: bool) -> Confirmed:
-        """On the trajectories of the search, or on four times as many others."""
+        """On the trajectories of the search, or on four times as many others; on more of them if they are short."""
+        count = trajectories * int(np.clip(_PLENTY / one.steps, 1, 16))
         return confirm(
             *(problem, optimizer, batch_size, schedule, one.steps),
-            trajectories=trajectories if seen else 4 * trajectories,
+            trajectories=count if seen else 4 * count,
             seed=seed if seen else seed + 1,
             executor=executor,
             threads=threads,

@@ -125,8 +125,8 @@ def optimize_schedule(
     refine : bool
         For adaptive optimizers: whether to improve the twin's schedule by simulation.
     trajectories, seed : int
-        Of the simulations for adaptive optimizers: of each that refines; confirmations have four times as many, and
-        the next seed.
+        Of the simulations for adaptive optimizers: of each that refines, in runs of 500 steps or more (up to 16 times
+        as many in shorter ones); confirmations have four times as many, and the next seed.
     executor, threads
         As for `mcnqm.simulate`; only adaptive optimizers are simulated.
     progress : bool or Meter
