@@ -137,7 +137,7 @@ def test_out_of_reach_by_simulation():
     found = mcnqm.steps_to_target(problem, SGD(schedules.cosine(0.5, steps=300)), 4, 1e-3, max_steps=2**16)
     assert found.reason.item() == "steady state above target"
     # Flat for 4000 steps at a rate that is too large, and then the rate falls.
-    late_drop = SGD(schedules.piecewise([1.0, 0.02], [4000, 1]))
+    late_drop = SGD(schedules.piecewise([1.0, 0.02, 1.0], [4000, 20_000, 1]))
     exact = mcnqm.steps_to_target(problem, late_drop, 4, 0.02, method="analytic").steps.item()
     found = mcnqm.steps_to_target(problem, late_drop, 4, 0.02, trajectories=16)
     assert exact > 4000
