@@ -112,6 +112,18 @@ def test_at_small_rates_it_is_the_closed_form(problem: NoisyQuadratic, sweep: xr
     assert float(many["risk"]) == pytest.approx(limit.risk(22000), rel=1e-3)
 
 
+def test_where_greedy_is_the_optimum_pieces_come_close_to_it() -> None:
+    """Under Newton's preconditioner and C = H all coordinates are alike: one step's best is best altogether."""
+    problem = NoisyQuadratic.power_law(dim=300)
+    risks = {
+        pieces: optimize_schedule(problem, SGD(lr=0.1, precondition=1.0), 16, steps=900, pieces=pieces)
+        for pieces in (50, 900)
+    }
+    optimum = risks[50]["baseline_risk"].sel(baseline="greedy").item()
+    assert 1.0 <= risks[50]["risk"].item() / optimum <= 1.002
+    assert risks[900]["risk"].item() == pytest.approx(optimum, rel=1e-9)
+
+
 # ------------------------------------------------------------------------------------------------ what the answer is
 
 
@@ -159,8 +171,8 @@ def test_any_number_of_pieces(problem: NoisyQuadratic, pieces: int, batch_size: 
     ],
 )
 def test_momentum_and_preconditioners(optimizer: SGD, tune_momentum: bool) -> None:
-    problem = NoisyQuadratic.power_law(dim=50)
-    batch = [4, 256]
+    problem = NoisyQuadratic.power_law(dim=30)
+    batch = [8, 64]
     best = optimize_schedule(problem, optimizer, batch, target=0.03, pieces=25, tune_momentum=tune_momentum)
     others = best["baseline_steps"].dropna("baseline", how="all")
     assert list(others["baseline"].values) == (list(BASELINES) if not (optimizer.momentum or tune_momentum) else
