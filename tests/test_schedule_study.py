@@ -22,7 +22,7 @@ PROBLEM = NoisyQuadratic.power_law(30)
 @pytest.fixture(scope="module")
 def study():
     optimizers = {"sgd": SGD(lr=1.0), "momentum": SGD(lr=1.0, momentum=0.9)}
-    return run(ScheduleConfig(PROBLEM, optimizers, batch_sizes=(2, 64), target=0.05, pieces=12))
+    return run(ScheduleConfig(PROBLEM, optimizers, batch_sizes=(2, 64), target=0.05, pieces=40))
 
 
 def test_what_reaches_the_target_in_how_many_steps(study):
@@ -42,6 +42,15 @@ def test_what_reaches_the_target_in_how_many_steps(study):
     assert np.isnan(study.steps.sel(optimizer="momentum", strategy="averaged")).all()
     assert (study.risk <= 0.05).all()
     assert (study.bayes_bound < study.steps.min(("strategy", "optimizer"))).all()
+
+
+def test_short_runs_have_fewer_pieces(study):
+    """Steps of all pieces are those of the run; what is missing is NaN, and 0 steps long."""
+    counts = np.isfinite(study.lr).sum("piece")
+    assert counts.min() < study.sizes["piece"] == 40
+    assert (study.length.sum("piece") == study.steps.sel(strategy="optimised")).all()
+    assert ((study.length > 0) == np.isfinite(study.lr)).all()
+    assert (np.isfinite(study.start) == np.isfinite(study.lr)).all()
 
 
 def test_figure_has_a_row_for_each_optimizer(study):

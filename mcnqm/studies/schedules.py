@@ -134,7 +134,12 @@ def run(
     finally:
         meter.close()
     rows = [
-        xr.concat([cells[label, b] for b in config.batch_sizes], dim="batch_size", join="outer")
+        xr.concat(
+            [cells[label, b] for b in config.batch_sizes],
+            dim="batch_size",
+            join="outer",
+            combine_attrs="drop_conflicts",
+        )
         for label in config.optimizers
     ]
     study = xr.concat(rows, dim="optimizer", join="outer", combine_attrs="drop")
@@ -187,6 +192,9 @@ def _cell(
     kept = found[["risk", "lr", "start", "length"]].reset_coords(drop=True)
     if "risk_stderr" in found:
         kept["risk_stderr"] = found["risk_stderr"].reset_coords(drop=True)
+    # Runs of fewer steps than pieces have fewer.
+    missing = {"piece": (0, config.pieces - kept.sizes["piece"])}
+    kept = kept.pad(missing, constant_values={"lr": np.nan, "start": np.nan, "length": 0})
     return kept.assign(
         steps=("strategy", list(needed.values()), {"units": "steps"}),
         constant_lr=_constant(config, optimizer, batch_size),
