@@ -507,10 +507,8 @@ def _risk(composed: Composed, rule: _Rule, found: _Found) -> float:
     return float(np.log(max(risk, 1e-300)))
 
 
-def _minimise(
-    composed: Composed, rule: _Rule, family: _Family, starts: list[Array], tolerance: float = _TIGHT
-) -> tuple[Array, float]:
-    """Parameters of least risk and its logarithm: loosely from every start, then from the best to a tolerance."""
+def _objective(composed: Composed, rule: _Rule, family: _Family) -> Callable[[Array], tuple[float, Array]]:
+    """Log of the risk and its gradient, as a function of a family's parameters."""
 
     def objective(p: Array) -> tuple[float, Array]:
         found = family.at(p)
@@ -522,6 +520,14 @@ def _minimise(
         by_y = (by_momentum + by_x * rule.largest(momentum)[1]) * (1.0 - momentum) if rule.tuned else by_x
         return float(np.log(risk)), family.pull(p, by_x, by_y) / risk
 
+    return objective
+
+
+def _minimise(
+    composed: Composed, rule: _Rule, family: _Family, starts: list[Array], tolerance: float = _TIGHT
+) -> tuple[Array, float]:
+    """Parameters of least risk and its logarithm: loosely from every start, then from the best to a tolerance."""
+    objective = _objective(composed, rule, family)
     low, high = np.array(family.bounds()).T
 
     if len(starts) > 1:

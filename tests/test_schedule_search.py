@@ -11,7 +11,19 @@ from mcnqm import SGD, NoisyQuadratic, ParameterError, analytic
 from mcnqm.analytic._composed import Composed
 from mcnqm.analytic._greedy import GreedyWalk
 from mcnqm.analytic._slow import SlowLimit
-from mcnqm.schedule_search import BASELINES, _Layout, _Rule, _Search, optimize_schedule, piece_lengths, schedules_of
+from mcnqm.schedule_search import (
+    BASELINES,
+    _Cosine,
+    _Exponential,
+    _Free,
+    _Layout,
+    _objective,
+    _Rule,
+    _Search,
+    optimize_schedule,
+    piece_lengths,
+    schedules_of,
+)
 
 TARGET = 0.01
 BATCHES = 4 ** np.arange(9)
@@ -304,6 +316,28 @@ def test_strides_of_the_greedy_walk_change_little(problem: NoisyQuadratic, monke
         P = (1 - a * h) ** 2 * P + a * a * c
         step += 1
     assert strided == pytest.approx(step, rel=3e-4)
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("kind", [_Free, _Exponential, _Cosine])
+def test_gradients_that_the_descent_sees(tuned: bool, nesterov: bool, kind: type) -> None:
+    problem = NoisyQuadratic.power_law(dim=20)
+    optimizer = SGD(lr=0.1, momentum=0.6, nesterov=nesterov, precondition=0.5)
+    rule = _Rule.of(problem, optimizer, tuned)
+    composed = Composed.of(problem, 8.0, precondition=0.5, nesterov=nesterov)
+    family = kind(piece_lengths(60, 6), tuned)
+    rng = np.random.default_rng(0)
+    low, high = np.array(family.bounds()).T
+    p = np.clip(rng.uniform(-2.0, -0.5, low.size), low, high)
+    p = np.where(low == 0.0, rng.uniform(0.2, 0.8, low.size), p)
+    function = _objective(composed, rule, family)
+    _, slopes = function(p)
+    for k in range(p.size):
+        up, down = p.copy(), p.copy()
+        up[k] += 1e-5
+        down[k] -= 1e-5
+        assert slopes[k] == pytest.approx((function(up)[0] - function(down)[0]) / 2e-5, rel=1e-6, abs=1e-9)
 
 
 # ----------------------------------------------------------------------------------------------------------- errors
