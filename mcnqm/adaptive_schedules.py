@@ -18,6 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import optimize
 
+from mcnqm import analytic
 from mcnqm.analytic._descent import descend
 from mcnqm.analytic._quadrature import size_of_normal
 from mcnqm.analytic._twin_adjoint import final_risk_and_gradient
@@ -47,8 +48,11 @@ __all__ = [
 Array = NDArray[np.float64]
 Lengths = NDArray[np.int64]
 
-_LOWEST, _HIGHEST = -30.0, 2.0
-"""Bounds of the log rate. There is no bound of stability: v grows with the gradient, and holds the step back."""
+_RANGE = 32.0
+"""How far below the highest the lowest log rate lies."""
+
+_WIDER = 8
+"""How often the search for a constant rate may move on, each time by a factor exp(3)."""
 
 _EVALUATIONS = 120
 """Most gradients of one optimisation."""
@@ -114,6 +118,22 @@ class TwinObjective:
         return float(risk)
 
     @cached_property
+    def highest(self) -> float:
+        """Upper bound of the log rate: steps of twice the size of the start.
+
+        There is no bound of stability, since v grows with the gradient and holds the step back. A step is at most about
+        α, or α h |θ| / ε where ε is large.
+        """
+        problem = self.problem
+        reach = np.abs(problem.initial_mean) + 4.0 * problem.initial_std
+        return float(np.log(2.0 * max((reach + self.optimizer.eps / problem.curvature).max(), 1e-300)))
+
+    @property
+    def lowest(self) -> float:
+        """Lower bound of the log rate: such a piece does nothing."""
+        return self.highest - _RANGE
+
+    @cached_property
     def _rule(self) -> Array:
         one = self.optimizer
         if isinstance(one, Adam):
@@ -152,7 +172,7 @@ def equal_pieces(steps: int, pieces: int) -> Lengths:
 
 def optimise_pieces(objective: TwinObjective, lengths: Lengths, start: Array) -> tuple[Array, float]:
     """Best log rates of given pieces from a start, and the risk."""
-    low, high = np.full(lengths.size, _LOWEST), np.full(lengths.size, _HIGHEST)
+    low, high = np.full(lengths.size, objective.lowest), np.full(lengths.size, objective.highest)
     log_rates, value = descend(
         lambda x: objective.of_pieces(x, lengths),
         np.clip(start, low, high),
@@ -166,12 +186,18 @@ def optimise_pieces(objective: TwinObjective, lengths: Lengths, start: Array) ->
 
 def optimise_constant(objective: TwinObjective, steps: int, guess: float) -> tuple[float, float]:
     """Best constant log rate, and the risk."""
-    grid = np.log(guess) + np.arange(-3.0, 3.01, 0.5)
-    risks = [objective.at(np.full(steps, np.exp(x))) for x in grid]
-    best = int(np.argmin(risks))
+    centre = float(np.clip(np.log(guess), objective.lowest + 3.0, objective.highest - 3.0))
+    for _ in range(_WIDER):
+        grid = centre + np.arange(-3.0, 3.01, 0.5)
+        risks = [objective.at(np.full(steps, np.exp(x))) for x in grid]
+        best = int(np.nanargmin(np.where(np.isfinite(risks), risks, np.inf)))
+        at_top = best == grid.size - 1 and grid[-1] < objective.highest
+        if not at_top and not (best == 0 and grid[0] > objective.lowest):
+            break
+        centre = float(grid[best])
     found = optimize.minimize_scalar(
         lambda x: objective.at(np.full(steps, np.exp(x))),
-        bounds=(grid[best] - 0.5, grid[best] + 0.5),
+        bounds=(grid[best] - 0.5, min(grid[best] + 0.5, max(objective.highest, grid[best]))),
         method="bounded",
         options={"xatol": 1e-4},
     )
@@ -183,7 +209,9 @@ def optimise_family(objective: TwinObjective, name: str, steps: int, log_rate: f
     make, t = FAMILIES[name], np.arange(steps)
 
     def member(x: Array) -> Schedule:
-        return make(float(np.exp(np.clip(x[0], _LOWEST, _HIGHEST))), steps, float(np.exp(min(x[1], 0.0))))
+        return make(
+            float(np.exp(np.clip(x[0], objective.lowest, objective.highest))), steps, float(np.exp(min(x[1], 0.0)))
+        )
 
     found = optimize.minimize(  # type: ignore[call-overload]  # SciPy's stubs want an option's own type
         lambda x: objective.at(member(x)(t)),
@@ -257,14 +285,21 @@ def refine(
     return log_rates + found.x @ shapes, float(found.fun)
 
 
+_BEYOND = 64
+"""Baselines that need so many times the steps are given up."""
+
 _RESOLVED = 1e-3
 """Relative resolution of a horizon."""
 
 T = TypeVar("T")
 
 
-def shortest(solve: Callable[[int, T | None], tuple[T, float]], target: float, guess: int) -> tuple[int, T]:
+def shortest(
+    solve: Callable[[int, T | None], tuple[T, float]], target: float, guess: int, limit: int
+) -> tuple[int, T] | None:
     """Fewest steps after which the least risk is at or below `target`, to one step or a thousandth, and the solution.
+
+    None if it is not reached within the limit.
 
     Parameters
     ----------
@@ -274,13 +309,17 @@ def shortest(solve: Callable[[int, T | None], tuple[T, float]], target: float, g
     target : float
     guess : int
         Steps to begin with.
+    limit : int
+        Most steps.
     """
-    steps, solution, above, below = max(guess, 1), None, 0, None
+    steps, solution, above, below = min(max(guess, 1), limit), None, 0, None
     while True:
         solution, risk = solve(steps, solution)
-        off = float(np.log(risk / target))
+        off = float(np.log(risk / target)) if np.isfinite(risk) and risk > 0.0 else 1.0
         if off <= 0.0:
             below = (steps, solution)
+        elif steps >= limit:
+            return None
         else:
             above = steps
         if below is not None and below[0] - above <= max(1.0, _RESOLVED * below[0]):
@@ -292,6 +331,7 @@ def shortest(solve: Callable[[int, T | None], tuple[T, float]], target: float, g
             steps = (low + high) // 2
         elif high is None and steps <= low:
             steps = low + 1
+        steps = min(steps, limit)
 
 
 # ------------------------------------------------------------------------------------------------------- all of it
@@ -359,14 +399,15 @@ def search_adaptive(
     refined: bool = True,
     trajectories: int = 16,
     seed: int = 0,
-    nearby: Solution | None = None,
+    max_steps: int = 2**22,
+    baselines: bool = True,
     executor: Executor | None = None,
     threads: int | None = None,
-) -> AdaptiveSearch:
+) -> AdaptiveSearch | None:
     """The best schedule of an adaptive optimizer at one batch size, at a horizon or to a target.
 
     With a target the horizon is the shortest at which the simulated risk is there: that of the search's trajectories
-    in short runs, of the twin, put right by a look at it, in long ones.
+    in short runs, of the twin, put right by a look at it, in long ones. None if that is beyond `max_steps`.
     """
     small = problem.binned(bins) if problem.size > bins else problem
     objective = TwinObjective(small, optimizer, batch_size, threads)
@@ -420,13 +461,18 @@ def search_adaptive(
 
     if target is None:
         assert steps is not None, "one of both is given"
-        plain, _ = solve(steps, nearby)
+        plain, _ = solve(steps, None)
         best = improve(plain)
     else:
-        begin = nearby.steps if nearby is not None else _first_guess(problem, batch_size, target)
-        horizon, plain = shortest(solve, target, begin)
+        found = shortest(solve, target, min(_first_guess(problem, batch_size, target), max_steps), max_steps)
+        if found is None:
+            return None
+        horizon, plain = found
         if horizon < _SHORT:
-            horizon, (plain, best) = shortest(solve_seen, target, horizon)
+            found_seen = shortest(solve_seen, target, horizon, max_steps)
+            if found_seen is None:
+                return None
+            horizon, (plain, best) = found_seen
             # Few steps have many basins, and a horizon may have been given up for a poor one: down, as long as it goes.
             for length in range(horizon - 1, 0, -1):
                 pair, risk = solve_seen(length, (plain, best))
@@ -435,12 +481,19 @@ def search_adaptive(
                 plain, best = pair
         else:
             # The least risk falls about like 1 / steps: one correction is enough.
-            off = simulated(plain, plain.schedule, seen=True).risk / target
-            if off > 1.0:
-                _, plain = shortest(solve, target / off, horizon)
+            seen = simulated(plain, plain.schedule, seen=True)
+            off = seen.risk / target
+            if off > 1.0 or off < 1.0 - 2.0 * seen.stderr / target:
+                again = shortest(solve, target / off, horizon, max_steps)
+                if again is None:
+                    return None
+                _, plain = again
             best = improve(plain)
     risk = objective.at(np.repeat(np.exp(plain.log_rates), plain.lengths))
-    baseline_risk, baseline_steps = _baselines(objective, best.steps, target, guess)
+    baseline_risk: dict[str, float] = {}
+    baseline_steps: dict[str, float] = {}
+    if baselines:
+        baseline_risk, baseline_steps = _baselines(objective, best.steps, target, guess, max_steps)
     return AdaptiveSearch(
         best,
         risk,
@@ -452,13 +505,15 @@ def search_adaptive(
 
 
 def _first_guess(problem: NoisyQuadratic, batch_size: float, target: float) -> int:
-    """Steps that the information bound asks for, and then some."""
-    examples = 0.5 * float(np.sum(problem.multiplicity * problem.noise / problem.curvature)) / target
-    return int(np.ceil(1.3 * examples / batch_size)) + 30
+    """Steps that the Bayes bound asks for, and then some."""
+    examples = 1.0
+    while float(analytic.bayes_bound(problem, examples)["risk"]) > target and examples < 2.0**60:
+        examples *= 2.0
+    return int(np.ceil(examples / batch_size)) + 30
 
 
 def _baselines(
-    objective: TwinObjective, steps: int, target: float | None, guess: float
+    objective: TwinObjective, steps: int, target: float | None, guess: float, limit: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Constant rate and decaying families: risk after `steps`, and steps to the target."""
     log_rate, risk = optimise_constant(objective, steps, guess)
@@ -472,15 +527,30 @@ def _baselines(
     def family(name: str, length: int, _: float | None) -> tuple[float, float]:
         return 0.0, optimise_family(objective, name, length, optimise_constant(objective, length, guess)[0])[1]
 
-    needed = {"constant": float(shortest(constant, target, 2 * steps)[0])}
+    most = min(limit, _BEYOND * steps)
+    needed = {"constant": _first(shortest(constant, target, 2 * steps, most))}
     for name in FAMILIES:
-        needed[name] = float(shortest(partial(family, name), target, steps)[0])
+        needed[name] = _first(shortest(partial(family, name), target, steps, most))
     return risks, needed
 
 
-def labelled(searches: list[AdaptiveSearch], batch: xr.DataArray, target: float | None) -> xr.Dataset:
-    """What was found at each batch size, as `mcnqm.optimize_schedule` answers."""
-    most = max(one.solution.lengths.size for one in searches)
+def _first(found: tuple[int, Any] | None) -> float:
+    return np.inf if found is None else float(found[0])
+
+
+_NOTHING = AdaptiveSearch(
+    Solution(np.empty(0), np.empty(0, dtype=np.int64)),
+    *(np.nan, Confirmed(np.nan, np.nan), Confirmed(np.nan, np.nan)),
+    *({}, {}),
+)
+
+
+def labelled(found: list[AdaptiveSearch | None], batch: xr.DataArray, target: float | None) -> xr.Dataset:
+    """What was found at each batch size, as `mcnqm.optimize_schedule` answers; None: no horizon was found."""
+    names = next((list(one.baseline_risk) for one in found if one is not None), [])
+    missing = dict.fromkeys(names, np.nan)
+    searches = [_NOTHING._replace(baseline_risk=missing, baseline_steps=missing) if s is None else s for s in found]
+    most = max(1, *(one.solution.lengths.size for one in searches))
     dims = tuple(str(dim) for dim in batch.dims)
     each, along = (*dims, "piece"), (*dims, "baseline")
 
@@ -506,9 +576,13 @@ def labelled(searches: list[AdaptiveSearch], batch: xr.DataArray, target: float 
         "unrefined_risk": (dims, scalars([one.unrefined.risk for one in searches]), loss),
         "unrefined_risk_stderr": (dims, scalars([one.unrefined.stderr for one in searches]), loss),
         "twin_risk": (dims, scalars([one.twin_risk for one in searches]), loss),
-        "steps": (dims, scalars([float(one.solution.steps) for one in searches]), {"units": "steps"}),
+        "steps": (dims, scalars([float(one.solution.steps) or np.inf for one in searches]), {"units": "steps"}),
     }
-    names = list(searches[0].baseline_risk)
+    coords = {str(name): value for name, value in batch.coords.items()}
+    if not dims:
+        coords["batch_size"] = batch
+    if not names:
+        return xr.Dataset(data, coords=coords)
     shape = (*batch.shape, len(names))
     risks = np.array([list(one.baseline_risk.values()) for one in searches]).reshape(shape)
     gain = risks / data["twin_risk"][1][..., np.newaxis]
@@ -518,7 +592,4 @@ def labelled(searches: list[AdaptiveSearch], batch: xr.DataArray, target: float 
         gain = needed / data["steps"][1][..., np.newaxis]
         data["baseline_steps"] = (along, needed, {"units": "steps", "long_name": "fewest steps of the twin"})
     data["gain"] = (along, gain, {"units": "1", "long_name": "the baseline's steps (or the twin's risk) over ours"})
-    coords = {str(name): value for name, value in batch.coords.items()}
-    if not dims:
-        coords["batch_size"] = batch
     return xr.Dataset(data, coords={**coords, "baseline": names})

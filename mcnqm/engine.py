@@ -50,8 +50,8 @@ _RECORDS = 4096
 _OUT_BYTES = 2**25
 """Most memory of a shard's result."""
 
-_TABLE = 2**19
-"""Most numbers in a table of schedules: longer runs are cut."""
+_TABLE, _LONG_TABLE = 2**19, 2**27
+"""Most numbers in a table of schedules: longer runs are cut, except those that keep paths, which have the second."""
 
 
 def kernel_form(optimizer: Any, values: dict[str, NDArray[np.float64]]) -> tuple[type, NDArray[np.float64]]:
@@ -184,7 +184,8 @@ class Job:
             curves = tuple(Scaled(base[int(k)], float(v)) for v, k in distinct.T)
             domain = None if table is None else table.domain
             tables["average"] = Timetable("average", curves, which.reshape(-1), np.ones_like(scale), domain)
-        if not tables:
+        tables = {name: table for name, table in tables.items() if name in (*fields, "batch_size", "average")}
+        if not tables:  # or of a momentum that is 0 throughout, of which plain SGD knows nothing
             return None
         mask = tuple((0.0,) if name in tables else () for name in (*fields, "batch_size", "average"))
         return _Timetable(mask, tuple(tables[name] for name in (*fields, "batch_size", "average") if name in tables))
@@ -221,7 +222,7 @@ class _Timetable:
         for row in self.rows:
             part = row.at(step)
             # What the batch size divides is a variance.
-            parts.append(1.0 / np.sqrt(part) if row.name == "batch_size" else part)
+            parts.append(1.0 / np.sqrt(np.abs(part)) if row.name == "batch_size" else part)
         return np.ascontiguousarray(np.concatenate(parts))
 
 
@@ -505,6 +506,9 @@ def run_paths(
     seed, so to keep its path it is simply run (again) on its own.
     """
     everything = _coordinates(job.problem)
+    if job.timetable is not None and job.timetable.curves * float(record[-1]) > _LONG_TABLE:
+        allowed = f"be None in a scheduled or averaged run of more than {_LONG_TABLE // job.timetable.curves} steps"
+        raise ParameterError("coordinates", f"a run of {int(record[-1])} steps", allowed)
     table = _table(job, 0, int(record[-1]))
     affordable = _OUT_BYTES // (8 * LANES * _GROUPS * record.size * keep)
     blocks = _parts(coordinates.size, max(1, min(_PATHS, affordable)))

@@ -64,6 +64,9 @@ _ROUNDS = 4
 
 _MOST_STEPS = 2**52
 
+_LONGEST_ADAPTIVE = 2**22
+"""The twin goes step by step: longer runs are not searched."""
+
 
 def optimize_schedule(
     problem: NoisyQuadratic,
@@ -74,7 +77,7 @@ def optimize_schedule(
     target: float | None = None,
     pieces: int = 50,
     lengths: ArrayLike | None = None,
-    spacing: str = "geometric",
+    spacing: str | None = None,
     tune_momentum: bool = False,
     bins: int = 100,
     max_steps: int = 2**40,
@@ -103,7 +106,7 @@ def optimize_schedule(
         SGD with any momentum, Nesterov's form and preconditioner, all scalar. Its learning rate is a first guess and
         decides nothing; its momentum is used, unless `tune_momentum`. Adam and RMSProp: see the notes.
     batch_size : Number
-        Examples per step, >= 1. An array is done one by one, each from its neighbour's schedule.
+        Examples per step, >= 1. An array is done one by one, for SGD each from its neighbour's schedule.
     steps : int, optional
         T. Exactly one of `steps` and `target` must be given.
     target : float, optional
@@ -112,8 +115,9 @@ def optimize_schedule(
         K; never more than there are steps.
     lengths : array_like of int, optional
         Steps of each piece, with `steps` alone and summing to it; instead of `pieces` and `spacing`.
-    spacing : {"geometric", "equal"}
-        Lengths of the pieces: growing from either end to the middle by a factor of 20, or all alike.
+    spacing : {"geometric", "equal"}, optional
+        Geometric by default, and equal for adaptive optimizers. Lengths of the pieces: growing from either end to
+        the middle by a factor of 20, or all alike.
     tune_momentum : bool
         Optimise the momentum of each piece, too.
     bins : int
@@ -173,7 +177,8 @@ def optimize_schedule(
     theirs; pieces are equal, and the twin's answer is then improved by simulation in three directions (level, tilt and
     bend of log α), on common random numbers. ``risk`` is simulated on fresh trajectories, with ``risk_stderr``;
     ``unrefined_risk`` is that of the twin's own schedule, ``twin_risk`` what the twin says of it. Baselines are those
-    of the twin. A horizon is the least at which the simulated risk is at the target, to a thousandth.
+    of the twin, inf from 64 times the steps on. A horizon is resolved to a thousandth, of at most 2**22 steps; the
+    simulated risk at its end is at the target within a few of its standard errors.
 
     *The horizon.* T is the least for which the optimised risk of the full problem is at or below the target, while
     that of T - 1 is above, from all starts. With momentum and few steps local minima are many, and T may be one too
@@ -206,7 +211,14 @@ def optimize_schedule(
         positive.check("target", target)
         if target >= problem.initial_risk:
             raise ParameterError("target", target, f"be below the initial risk, {problem.initial_risk:g}")
-    layout = _Layout(integer("pieces", pieces, 1, 2**20), choice("spacing", spacing, ("geometric", "equal")), None)
+    linear = isinstance(optimizer, SGD)
+    spacing = ("geometric" if linear else "equal") if spacing is None else spacing
+    choice("spacing", spacing, ("geometric", "equal") if linear else ("equal",))
+    options: dict[str, Any] = {
+        "trajectories": integer("trajectories", trajectories, 1, 2**20),
+        "seed": integer("seed", seed, 0, 2**64 - 2),
+    }
+    layout = _Layout(integer("pieces", pieces, 1, 2**20), spacing, None)
     if lengths is not None:
         layout = _Layout(0, spacing, _checked_lengths(lengths, steps))
     for name, switch in (("tune_momentum", tune_momentum), ("baselines", baselines), ("refine", refine)):
@@ -222,11 +234,8 @@ def optimize_schedule(
         if tune_momentum or lengths is not None:
             name, value = ("tune_momentum", True) if tune_momentum else ("lengths", lengths)
             raise ParameterError(name, value, "be left out for an adaptive optimizer")
-        options: dict[str, Any] = {
-            "trajectories": integer("trajectories", trajectories, 1, 2**20),
-            "seed": integer("seed", seed, 0, 2**64 - 2),
-        }
-        searches: list[AdaptiveSearch] = []
+        searches: list[AdaptiveSearch | None] = []
+        longest = min(limit, _LONGEST_ADAPTIVE)
         meter = meter_of(progress)
         meter.start(float(batch.size), "schedules")
         try:
@@ -239,6 +248,8 @@ def optimize_schedule(
                         pieces=pieces,
                         bins=count,
                         refined=refine,
+                        max_steps=longest,
+                        baselines=baselines,
                         **options,
                         executor=executor,
                         threads=threads,
@@ -247,7 +258,7 @@ def optimize_schedule(
                 meter.advance(1.0)
         finally:
             meter.close()
-        config.update(options, refine=refine)
+        config.update(options, refine=refine, spacing=spacing, max_steps=longest)
         return _described(labelled(searches, batch, target), problem, optimizer, "mean field and simulation", config)
     rule = _Rule.of(problem, optimizer, tune_momentum)
     small = problem.binned(count)

@@ -310,6 +310,13 @@ def _scale(name: str, value: Any) -> Any:
     return float(array) if array.ndim == 0 else array
 
 
+def _fraction(name: str, value: Any, domain: Domain) -> float:
+    array = domain.check(name, value)
+    if array.ndim:
+        raise ParameterError(name, f"shape {array.shape}", "be a scalar")
+    return float(array)
+
+
 def _steps(name: str, value: Any, low: int = 1) -> int:
     return integer(name, value, low, _MAX_STEPS)
 
@@ -392,7 +399,7 @@ def exponential(value: Any, steps: int, final: float = 0.01) -> Schedule:
     >>> exponential(0.1, steps=100, final=0.01)([0, 50, 100, 200]).round(6)
     array([0.1  , 0.01 , 0.001, 0.001])
     """
-    end = float(positive.check("final", final))
+    end = _fraction("final", final, positive)
     return Schedule(_scale("value", value), (Segments((_steps("steps", steps),), (1.0,), (end,), ("exponential",)),))
 
 
@@ -417,7 +424,7 @@ def linear(value: Any, steps: int, final: float = 0.0) -> Schedule:
     >>> linear(0.1, steps=100)([0, 50, 100])
     array([0.1 , 0.05, 0.  ])
     """
-    end = float(nonnegative.check("final", final))
+    end = _fraction("final", final, nonnegative)
     return Schedule(_scale("value", value), (Segments((_steps("steps", steps),), (1.0,), (end,), ("linear",)),))
 
 
@@ -442,7 +449,7 @@ def cosine(value: Any, steps: int, final: float = 0.0) -> Schedule:
     >>> cosine(0.1, steps=100)([0, 50, 100]).round(6)
     array([0.1 , 0.05, 0.  ])
     """
-    end = float(nonnegative.check("final", final))
+    end = _fraction("final", final, nonnegative)
     return Schedule(_scale("value", value), (Segments((_steps("steps", steps),), (1.0,), (end,), ("cosine",)),))
 
 
@@ -473,7 +480,7 @@ def warmup_stable_decay(
     array([0.25, 0.5 , 0.75, 1.  , 1.  , 1.  , 0.75, 0.5 , 0.25, 0.  ])
     """
     choice("shape", shape, _SHAPES[1:])
-    end = float((positive if shape == "exponential" else nonnegative).check("final", final))
+    end = _fraction("final", final, positive if shape == "exponential" else nonnegative)
     up, level, down = _steps("warmup", warmup, 0), _steps("stable", stable, 0), _steps("decay", decay, 0)
     parts = [
         (up, 1.0 / (up + 1.0), 1.0, "linear"),

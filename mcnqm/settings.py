@@ -71,6 +71,8 @@ class Timetable:
 
     def at(self, step: NDArray[np.int64]) -> NDArray[np.float64]:
         """Curves at steps, shape (curves, steps), or `ParameterError` if a value is not allowed."""
+        if step.size == 0:
+            return np.empty((len(self.curves), 0))
         table = np.stack([curve.at(step) for curve in self.curves])
         for k in np.unique(self.which):
             scales = self.scale[self.which == k]
@@ -195,7 +197,7 @@ def settings_of(optimizer: Any, batch_size: Any, *, schedules: bool = False, **e
     given = {**fields, **extra}
     changing = {name: value for name, value in given.items() if isinstance(value, Schedule)}
     for name, one in changing.items():
-        if not schedules:
+        if not schedules or (name == "precondition" and isinstance(optimizer, SGD)):
             raise ParameterError(name, one, "be the same at every step here")
         given[name] = one.scale
     choices = {f"curve of {name}": one.which for name, one in changing.items() if np.ndim(one.which)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mcnqm import Adam, NoisyQuadratic, RMSProp, schedules, simulate
+from mcnqm import Adam, Lion, NoisyQuadratic, ParameterError, RMSProp, optimize_schedule, schedules, simulate
 from mcnqm.adaptive_schedules import (
     FAMILIES,
     TwinObjective,
@@ -31,14 +31,65 @@ def test_shortest_finds_the_step(needed, guess):
         assert (near is None) == (len(tried) == 1)
         return steps, 1.0 / steps
 
-    steps, solution = shortest(solve, 1.0 / needed, guess)
+    steps, solution = shortest(solve, 1.0 / needed, guess, 10**7)
     assert steps == solution == needed
     assert len(tried) < 25
 
 
 def test_shortest_of_long_runs_is_resolved_to_a_thousandth():
-    steps, _ = shortest(lambda n, near: (n, 1.0 / n**0.7), 123_456.0**-0.7, 10)
+    steps, _ = shortest(lambda n, near: (n, 1.0 / n**0.7), 123_456.0**-0.7, 10, 10**7)
     assert 123_456 <= steps <= 123_456 * 1.001
+
+
+@pytest.mark.parametrize("guess", [1, 99, 100, 10_000])
+def test_shortest_gives_up(guess):
+    """At the limit; and where the risk is not a number."""
+    assert shortest(lambda n, near: (n, 1.0 / n), 1.0 / 101, guess, 100) is None
+    assert shortest(lambda n, near: (n, 1.0 / n), 1.0 / 100, guess, 100) == (100, 100)
+    assert shortest(lambda n, near: (n, np.nan), 0.1, guess, 1000) is None
+
+
+def test_rates_are_bounded_by_the_problem_alone():
+    """A start a thousand times as far, and an ε of any size: rates scale with them."""
+    far = NoisyQuadratic(PROBLEM.curvature, noise=1e6 * PROBLEM.noise, initial_std=1e3)
+    near = optimize_schedule(PROBLEM, Adam(lr=1.0, eps=0.0), 4, steps=30, pieces=3, refine=False)
+    large = optimize_schedule(far, Adam(lr=1.0, eps=0.0), 4, steps=30, pieces=3, refine=False)
+    np.testing.assert_allclose(large.lr, 1e3 * near.lr, rtol=0.02)
+    damped = optimize_schedule(PROBLEM, Adam(lr=1.0, eps=1e4), 4, steps=30, pieces=3, refine=False)
+    assert float(damped.twin_risk) < 0.5 * PROBLEM.initial_risk
+    assert damped.lr.max() > 1e3
+
+
+def test_an_unreachable_target_is_inf_and_not_for_ever():
+    found = optimize_schedule(PROBLEM, Adam(lr=1.0), [4, 64], target=0.05, pieces=5, max_steps=40, refine=False)
+    assert np.isinf(found.steps[0])
+    assert np.isnan(found.lr[0]).all()
+    alone = optimize_schedule(
+        PROBLEM, Adam(lr=1.0), 64, target=0.5, pieces=3, max_steps=100, baselines=False, refine=False
+    )
+    assert np.isfinite(alone.steps)
+    assert "gain" not in alone
+    tiny = NoisyQuadratic([1.0, 0.5, 0.3], noise=[1e-6] * 3, initial_std=1e-3)
+    quick = optimize_schedule(tiny, Adam(lr=1.0), 1, target=0.5 * tiny.initial_risk, pieces=3, refine=False)
+    assert quick.steps < 1000
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"spacing": "geometric"}, "spacing"),
+        ({"tune_momentum": True}, "tune_momentum"),
+        ({"lengths": [5, 5]}, "lengths"),
+        ({"trajectories": 0}, "trajectories"),
+        ({"seed": -1}, "seed"),
+        ({"optimizer": Lion(lr=1.0)}, "optimizer"),
+        ({"optimizer": Adam(lr=[0.1, 0.2])}, "lr"),
+    ],
+)
+def test_refusals(changes, name):
+    with pytest.raises(ParameterError) as caught:
+        optimize_schedule(**{"problem": PROBLEM, "optimizer": Adam(lr=1.0), "batch_size": 4, "steps": 10, **changes})
+    assert caught.value.name == name
 
 
 def test_pieces_add_up():

@@ -255,3 +255,33 @@ def test_a_result_can_be_stored(tmp_path):
     assert config["average"]["curves"] == [{"start": 150, "eta": 0.0, "limit": 1.0}]
     assert config["optimizer"]["momentum"]["curves"][0]["shapes"] == ["linear"]
     assert config["optimizer"]["lr"]["which"] == [0, 1]
+
+
+# ------------------------------------------------------------------------------------------------ found by a reviewer
+
+
+def test_a_scheduled_momentum_of_zero_is_none():
+    problem = mcnqm.NoisyQuadratic.power_law(5)
+    runs = mcnqm.simulate(problem, mcnqm.SGD(lr=0.1, momentum=mcnqm.schedules.constant(0.0)), 4, 9, trajectories=2)
+    plain = mcnqm.simulate(problem, mcnqm.SGD(lr=0.1), 4, 9, trajectories=2)
+    np.testing.assert_array_equal(runs.loss, plain.loss)
+
+
+@pytest.mark.parametrize("call", [{"steps": 0}, {"steps": 10, "record": [0]}])
+def test_no_step_of_a_schedule(call):
+    problem = mcnqm.NoisyQuadratic.power_law(5)
+    runs = mcnqm.simulate(problem, mcnqm.SGD(lr=mcnqm.schedules.cosine(0.1, 10)), 4, trajectories=2, **call)
+    assert runs.sizes["step"] == 1
+
+
+def test_no_schedule_of_a_preconditioner():
+    """Its power is of the curvature, not of what a schedule multiplies."""
+    optimizer = mcnqm.SGD(lr=0.1, precondition=mcnqm.schedules.piecewise([0.0, 1.0], 5))
+    with pytest.raises(mcnqm.ParameterError, match="precondition must be the same at every step"):
+        mcnqm.simulate(mcnqm.NoisyQuadratic.power_law(5), optimizer, 4, 10)
+
+
+@pytest.mark.parametrize("make", [mcnqm.schedules.linear, mcnqm.schedules.cosine, mcnqm.schedules.exponential])
+def test_a_final_fraction_is_one_number(make):
+    with pytest.raises(mcnqm.ParameterError, match="final must be a scalar"):
+        make(0.1, 10, final=[0.1, 0.2])

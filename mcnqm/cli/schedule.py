@@ -41,7 +41,7 @@ def schedule_command(
     ] = _SIZES,
     target: Annotated[float, typer.Option(help="Risk to reach.")] = _DEFAULT.target,
     pieces: Annotated[int, typer.Option(help="Pieces of a schedule, each with a rate of its own.")] = _DEFAULT.pieces,
-    seed: Annotated[int, typer.Option(help="0 to 2**64 - 1; the same seed gives the same bits.")] = 0,
+    seed: Annotated[int, typer.Option(help="0 to 2**64 - 2; the same seed gives the same bits.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Default: one per core.")] = None,
     output: Annotated[Path | None, typer.Option(help="Save the Dataset here (netCDF, .nc).")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw steps, schedules and rates (.png, .pdf, .svg).")] = None,

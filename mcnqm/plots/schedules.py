@@ -95,6 +95,8 @@ def _courses(axes: Axes, one: xr.Dataset, label: str) -> None:
     for k in chosen:
         lr, start, length = (one[name].isel(batch_size=k).values for name in ("lr", "start", "length"))
         seen = np.isfinite(lr)
+        if not seen.any():  # not reached
+            continue
         edges = np.append(start[seen], start[seen][-1] + length[seen][-1])
         axes.stairs(lr[seen], edges / edges[-1], color=colours(norm(batch[k])), linewidth=1.5, baseline=None)
     decades(axes, "y")
@@ -113,7 +115,7 @@ def _rates(axes: Axes, one: xr.Dataset, label: str) -> None:
     batch = one["batch_size"].values
     lr = one["lr"].transpose("batch_size", "piece").values
     counts = np.isfinite(lr).sum(axis=1)
-    last = lr[np.arange(batch.size), counts - 1]
+    last = np.where(counts > 0, lr[np.arange(batch.size), counts - 1], np.nan)
     axes.plot(batch, last, "s-", color=COLOURS[1], markersize=5, linewidth=1.2, label="optimised: last piece")
     axes.plot(batch, np.nanmedian(lr, axis=1), "s:", color=COLOURS[1], markersize=5, mfc="white", label="its median")
     if "constant_lr" in one:

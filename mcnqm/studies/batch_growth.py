@@ -82,6 +82,9 @@ class BatchGrowthConfig:
             raise ParameterError("examples", self.examples, f"be a multiple of the largest batch, {largest}")
         if not self.optimizers:
             raise ParameterError("optimizers", self.optimizers, "not be empty")
+        for label, one in self.optimizers.items():
+            if not isinstance(one, (SGD, Adam)) or not isinstance(one.lr, float):
+                raise ParameterError(f"optimizers[{label!r}]", one, "be a mcnqm.SGD or Adam with one rate")
 
 
 def run(
@@ -126,7 +129,7 @@ def run(
     meter = NoMeter() if meter is None else meter
     meter.start(float(len(WAYS) * len(config.optimizers)), "batch growth")
     per_stage = 8
-    marks = config.examples // per_stage * np.arange(per_stage * config.stages + 1)
+    marks = np.linspace(0, config.stages * config.examples, per_stage * config.stages + 1).round().astype(np.int64)
     rows = []
     try:
         for optimizer in config.optimizers.values():

@@ -37,10 +37,10 @@ _sizes = Domain("be whole numbers >= 1", lambda x: (x >= 1) & (x == np.floor(x))
 _SEARCH = {"lr": (1e-3, 1.0)}
 """Where the search for the best constant rate begins."""
 
-_ZOOMS = 3
-"""Grids of rate and memory, each around the best of the one before."""
+_ZOOMS, _ROUNDS = 3, 12
+"""Grids of rate and memory, each finer and around the best of the one before; where that lies at an edge, not finer."""
 
-_POINTS = 9
+_POINTS = 11
 """Points of each grid along each axis."""
 
 
@@ -76,7 +76,7 @@ class ScheduleConfig:
             raise ParameterError("batch_sizes", self.batch_sizes, "increase")
         positive.check("target", self.target)
         integer("pieces", self.pieces, 1)
-        integer("seed", self.seed, 0, 2**64 - 1)
+        integer("seed", self.seed, 0, 2**64 - 2)
         if not self.optimizers:
             raise ParameterError("optimizers", self.optimizers, "not be empty")
 
@@ -219,7 +219,8 @@ def _averaged(config: ScheduleConfig, optimizer: SGD, batch_size: int, constant:
     memory = (math.log(0.3), math.log(max(0.5 * constant, 2.0)))
     rates, memories = np.linspace(low, high, 3 * _POINTS), np.linspace(*memory, _POINTS)
     best = (math.inf, math.nan, math.nan)
-    for _ in range(_ZOOMS):
+    finer = 0
+    for _ in range(_ROUNDS):
         gamma = 1.0 - 1.0 / (1.0 + np.exp(memories))
         found = analytic.steps_to_target(
             config.problem,
@@ -234,7 +235,13 @@ def _averaged(config: ScheduleConfig, optimizer: SGD, batch_size: int, constant:
             best = float(found.values[at]), float(np.exp(rates[at[0]])), float(gamma[at[1]])
         if not math.isfinite(best[0]):
             break
-        gaps = rates[1] - rates[0], memories[1] - memories[0]
+        inside = 0 < at[1] < memories.size - 1 and at[0] > 0 and (at[0] < rates.size - 1 or rates[-1] >= high)
+        finer += int(inside)
+        if finer == _ZOOMS:
+            break
+        gaps = (rates[1] - rates[0], memories[1] - memories[0])
+        if not inside:
+            gaps = tuple(0.5 * (_POINTS - 1) * gap for gap in gaps)
         centre = math.log(best[1]), math.log(best[2] / (1.0 - best[2]))
         rates = np.minimum(np.linspace(centre[0] - gaps[0], centre[0] + gaps[0], _POINTS), high)
         memories = np.linspace(centre[1] - gaps[1], centre[1] + gaps[1], _POINTS)
