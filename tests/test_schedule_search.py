@@ -274,11 +274,16 @@ def test_labels_units_and_attributes(problem: NoisyQuadratic, tmp_path) -> None:
 
 
 def test_simulation_agrees() -> None:
+    """False alarms: 1.3e-4, two looks at 4 standard errors. Half the rates must fail."""
     problem = NoisyQuadratic.power_law(dim=30)
     best = optimize_schedule(problem, SGD(lr=0.1), [64, 1024], steps=200, pieces=10, baselines=False)
     runs = mcnqm.simulate(problem, schedules_of(best), best["batch_size"], 200, trajectories=64, record=[200])
     z = (runs["risk"].isel(step=0) - best["risk"]) / runs["risk_stderr"].isel(step=0)
     assert (np.abs(z) < 4).all()
+    slow = schedules_of(best.assign(lr=0.5 * best["lr"]))
+    other = mcnqm.simulate(problem, slow, best["batch_size"], 200, trajectories=64, record=[200])
+    z = (other["risk"].isel(step=0) - best["risk"]) / other["risk_stderr"].isel(step=0)
+    assert (np.abs(z) > 4).any()
 
 
 def test_piece_lengths() -> None:
