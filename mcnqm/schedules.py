@@ -321,6 +321,11 @@ def _steps(name: str, value: Any, low: int = 1) -> int:
     return integer(name, value, low, _MAX_STEPS)
 
 
+def _one_piece(value: Any, steps: int, final: float, shape: str) -> Schedule:
+    end = _fraction("final", final, positive if shape == "exponential" else nonnegative)
+    return Schedule(_scale("value", value), (Segments((_steps("steps", steps),), (1.0,), (end,), (shape,)),))
+
+
 def constant(value: Any) -> Schedule:
     """The same value at every step.
 
@@ -399,8 +404,7 @@ def exponential(value: Any, steps: int, final: float = 0.01) -> Schedule:
     >>> exponential(0.1, steps=100, final=0.01)([0, 50, 100, 200]).round(6)
     array([0.1  , 0.01 , 0.001, 0.001])
     """
-    end = _fraction("final", final, positive)
-    return Schedule(_scale("value", value), (Segments((_steps("steps", steps),), (1.0,), (end,), ("exponential",)),))
+    return _one_piece(value, steps, final, "exponential")
 
 
 def linear(value: Any, steps: int, final: float = 0.0) -> Schedule:
@@ -424,8 +428,7 @@ def linear(value: Any, steps: int, final: float = 0.0) -> Schedule:
     >>> linear(0.1, steps=100)([0, 50, 100])
     array([0.1 , 0.05, 0.  ])
     """
-    end = _fraction("final", final, nonnegative)
-    return Schedule(_scale("value", value), (Segments((_steps("steps", steps),), (1.0,), (end,), ("linear",)),))
+    return _one_piece(value, steps, final, "linear")
 
 
 def cosine(value: Any, steps: int, final: float = 0.0) -> Schedule:
@@ -449,8 +452,7 @@ def cosine(value: Any, steps: int, final: float = 0.0) -> Schedule:
     >>> cosine(0.1, steps=100)([0, 50, 100]).round(6)
     array([0.1 , 0.05, 0.  ])
     """
-    end = _fraction("final", final, nonnegative)
-    return Schedule(_scale("value", value), (Segments((_steps("steps", steps),), (1.0,), (end,), ("cosine",)),))
+    return _one_piece(value, steps, final, "cosine")
 
 
 def warmup_stable_decay(
