@@ -83,6 +83,8 @@ def _sizes(text: str) -> tuple[int, ...]:
         sizes = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ParameterError("batch_size", text, "be whole numbers such as 1,16,256") from None
+    if any(size < 1 for size in sizes) or list(sizes) != sorted(set(sizes)):
+        raise ParameterError("batch_size", text, "be whole numbers >= 1 that increase, such as 1,16,256")
     return sizes
 
 
