@@ -26,12 +26,14 @@ __all__ = [
     "get",
     "inlined",
     "load_row",
+    "load_state",
     "put",
     "scalar",
     "scheduled",
     "scheduled_last",
     "scheduled_row",
     "store_row",
+    "store_state",
 ]
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "fastmath": {"nsz"}, "boundscheck": False}
@@ -79,6 +81,24 @@ def float_from_bits(typingctx: Any, x: Any) -> Any:
     )
 
 
+def _other_than_state(builder: Any) -> Any:
+    """Metadata that names the lanes' state: accesses to anything else carry it as ``noalias``.
+
+    LLVM cannot know that a store to the state leaves the noise, the hyperparameters and the coefficients alone, and
+    would check it before every loop of a few dozen lanes, and keep a scalar loop for the case that it does not hold.
+    """
+    module = builder.module
+    domain = module.add_metadata([ir.MetaDataString(module, "mcnqm")])
+    scope = module.add_metadata([ir.MetaDataString(module, "mcnqm: state of the lanes"), domain])
+    return module.add_metadata([scope])
+
+
+def _marked(builder: Any, instruction: Any, mark: str) -> Any:
+    if mark:
+        instruction.set_metadata(mark, _other_than_state(builder))
+    return instruction
+
+
 def _element(context: Any, builder: Any, array_type: Any, array: Any, index: Any, k: int, stride: int) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
     return builder.gep(data, [builder.add(index, ir.Constant(index.type, k * stride))], inbounds=True)
@@ -86,14 +106,15 @@ def _element(context: Any, builder: Any, array_type: Any, array: Any, index: Any
 
 @intrinsic
 def get(typingctx: Any, array: Any, index: Any) -> Any:
-    """``array[index]`` of a one-dimensional array, index >= 0.
+    """``array[index]`` of a one-dimensional array other than the lanes' state, index >= 0.
 
     Python's rule that a negative index counts from the end costs a comparison, which keeps loops over ``start + j``
     from vectorising.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_element(context, builder, array, args[0], args[1], 0, 0))
+        load = builder.load(_element(context, builder, array, args[0], args[1], 0, 0))
+        return _marked(builder, load, "noalias")
 
     return array.dtype(array, types.intp), codegen
 
@@ -109,35 +130,55 @@ def put(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, types.intp, array.dtype), codegen
 
 
-@intrinsic(prefer_literal=True)
-def load_row(typingctx: Any, like: Any, array: Any, index: Any, stride: Any) -> Any:
-    """Read the tuple ``array[index], array[index + stride], ...``, of the type and length of `like`.
-
-    `array` is one-dimensional float64, `stride` a compile-time constant. Kernels keep all lanes' numbers in one
-    array, a fixed stride apart, so that the compiler knows that no two of them overlap and vectorises without
-    checks at run time. A NamedTuple in gives a NamedTuple out: the hyperparameters of one lane.
-    """
+def _load(like: Any, array: Any, stride: Any, mark: str) -> Any:
     step = stride.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        values = [builder.load(_element(context, builder, array, args[1], args[2], k, step)) for k in range(len(like))]
-        return context.make_tuple(builder, like, values)
+        loads = [builder.load(_element(context, builder, array, args[1], args[2], k, step)) for k in range(len(like))]
+        return context.make_tuple(builder, like, [_marked(builder, load, mark) for load in loads])
 
     return like(like, array, types.intp, stride), codegen
 
 
-@intrinsic(prefer_literal=True)
-def store_row(typingctx: Any, values: Any, array: Any, index: Any, stride: Any) -> Any:
-    """Write a tuple of float64 to ``array[index], array[index + stride], ...``; `load_row` reads it back."""
+def _store(values: Any, array: Any, stride: Any, mark: str) -> Any:
     step = stride.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         for k in range(len(values)):
             value = builder.extract_value(args[0], k)
-            builder.store(value, _element(context, builder, array, args[1], args[2], k, step))
+            _marked(builder, builder.store(value, _element(context, builder, array, args[1], args[2], k, step)), mark)
         return context.get_dummy_value()
 
     return types.void(values, array, types.intp, stride), codegen
+
+
+@intrinsic(prefer_literal=True)
+def load_row(typingctx: Any, like: Any, array: Any, index: Any, stride: Any) -> Any:
+    """Read the tuple ``array[index], array[index + stride], ...``, of the type and length of `like`.
+
+    `array` is one-dimensional float64, not the lanes' state, `stride` a compile-time constant. Kernels keep all lanes'
+    numbers in one array, a fixed stride apart, so that the compiler knows that no two of them overlap and vectorises
+    without checks at run time. A NamedTuple in gives a NamedTuple out: the hyperparameters of one lane.
+    """
+    return _load(like, array, stride, "noalias")
+
+
+@intrinsic(prefer_literal=True)
+def store_row(typingctx: Any, values: Any, array: Any, index: Any, stride: Any) -> Any:
+    """Write a tuple of float64 to ``array[index], array[index + stride], ...``; `load_row` reads it back."""
+    return _store(values, array, stride, "")
+
+
+@intrinsic(prefer_literal=True)
+def load_state(typingctx: Any, like: Any, state: Any, index: Any, stride: Any) -> Any:
+    """`load_row` of the lanes' state."""
+    return _load(like, state, stride, "alias.scope")
+
+
+@intrinsic(prefer_literal=True)
+def store_state(typingctx: Any, values: Any, state: Any, index: Any, stride: Any) -> Any:
+    """`store_row` to the lanes' state, which nothing else overlaps."""
+    return _store(values, state, stride, "alias.scope")
 
 
 def _rows_before(kinds: Any, k: int) -> int:
@@ -161,6 +202,7 @@ def scheduled_row(typingctx: Any, mask: Any, values: Any, array: Any, index: Any
             if kinds and kinds[k].count:
                 row = _rows_before(kinds, k)
                 factor = builder.load(_element(context, builder, array, args[2], args[3], row, step))
+                _marked(builder, factor, "noalias")
                 entry = builder.fmul(entry, factor)
             entries.append(entry)
         return context.make_tuple(builder, values, entries)
@@ -178,6 +220,7 @@ def scheduled(typingctx: Any, mask: Any, values: Any, value: Any, array: Any, in
             return args[2]
         row = _rows_before(kinds, len(values))
         factor = builder.load(_element(context, builder, array, args[3], args[4], row, step))
+        _marked(builder, factor, "noalias")
         return builder.fmul(args[2], factor)
 
     return types.float64(mask, values, types.float64, array, types.intp, stride), codegen
@@ -195,6 +238,7 @@ def scheduled_last(typingctx: Any, mask: Any, array: Any, index: Any, stride: An
             return context.make_tuple(builder, result, [])
         row = _rows_before(kinds, len(kinds) - 1)
         value = builder.load(_element(context, builder, array, args[1], args[2], row, step))
+        _marked(builder, value, "noalias")
         return context.make_tuple(builder, result, [value])
 
     return result(mask, array, types.intp, stride), codegen

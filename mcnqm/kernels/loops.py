@@ -38,12 +38,14 @@ from mcnqm.kernels.jit import (
     fma,
     get,
     load_row,
+    load_state,
     put,
     scalar,
     scheduled,
     scheduled_last,
     scheduled_row,
     store_row,
+    store_state,
 )
 from mcnqm.kernels.noise import GRADIENT, INITIAL, fill_examples, fill_noise
 from mcnqm.kernels.updates import expected_rates, local, steps_at_once, tick, twin_update, update
@@ -162,9 +164,9 @@ def _by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c
     for j in range(n):
         p = load_row(like_p, params, p0 + j, LANES)
         sigma = get(params, p0 + len(like_p) * LANES + j)
-        x = get(state, s0 + j)
-        s = load_row(like_s, state, s0 + LANES + j, LANES)
-        mean = load_row(like_m, state, m0 + j, LANES)
+        (x,) = load_state((0.0,), state, s0 + j, LANES)
+        s = load_state(like_s, state, s0 + LANES + j, LANES)
+        mean = load_state(like_m, state, m0 + j, LANES)
         f = f0 + j
         x, s, mean = _step(_now(mask, p, sigma, factors, f), h, load_row(like_c, coefs, c0 + j, LANES), za, x, s, mean)
         if len(q) == 4:
@@ -174,9 +176,7 @@ def _by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c
             x, s, mean = _step(_now(mask, p, sigma, factors, f + 2 * later), h, c, zc, x, s, mean)
             c = load_row(like_c, coefs, c0 + 3 * row + j, LANES)
             x, s, mean = _step(_now(mask, p, sigma, factors, f + 3 * later), h, c, zd, x, s, mean)
-        put(state, s0 + j, x)
-        store_row(s, state, s0 + LANES + j, LANES)
-        store_row(mean, state, m0 + j, LANES)
+        store_state((x, *s, *mean), state, s0 + j, LANES)
 
 
 @scalar
@@ -197,17 +197,15 @@ def _by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs
     nc = _now(mask, p, sigma, factors, f0 + 2 * later)
     nd = _now(mask, p, sigma, factors, f0 + 3 * later)
     for j in range(n):
-        x = get(state, s0 + j)
-        s = load_row(like_s, state, s0 + LANES + j, LANES)
-        mean = load_row(like_m, state, m0 + j, LANES)
+        (x,) = load_state((0.0,), state, s0 + j, LANES)
+        s = load_state(like_s, state, s0 + LANES + j, LANES)
+        mean = load_state(like_m, state, m0 + j, LANES)
         x, s, mean = _step(na, h, ca, np.float64(get(z, z0 + j)), x, s, mean)
         if len(q) == 4:
             x, s, mean = _step(nb, h, cb, np.float64(get(z, z0 + zq + j)), x, s, mean)
             x, s, mean = _step(nc, h, cc, np.float64(get(z, z0 + 2 * zq + j)), x, s, mean)
             x, s, mean = _step(nd, h, cd, np.float64(get(z, z0 + 3 * zq + j)), x, s, mean)
-        put(state, s0 + j, x)
-        store_row(s, state, s0 + LANES + j, LANES)
-        store_row(mean, state, m0 + j, LANES)
+        store_state((x, *s, *mean), state, s0 + j, LANES)
 
 
 @scalar
@@ -222,13 +220,13 @@ def _both_by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coe
         p = load_row(like_p, params, p0 + j, LANES)
         p, sigma, _ = _now(mask, p, get(params, p0 + len(like_p) * LANES + j), factors, f0 + j)
         push = sigma * normal
-        x, y = get(state, s0 + j), get(state, y0 + j)
-        s = load_row(like_s, state, s0 + LANES + j, LANES)
-        u = load_row(like_y, state, y0 + LANES + j, LANES)
+        (x,), (y,) = load_state((0.0,), state, s0 + j, LANES), load_state((0.0,), state, y0 + j, LANES)
+        s = load_state(like_s, state, s0 + LANES + j, LANES)
+        u = load_state(like_y, state, y0 + LANES + j, LANES)
         a = load_row(like_a, moments, a0 + j, LANES)
         x, s = update(p, load_row(like_c, coefs, c0 + j, LANES), fma(h, x, push), x, s)
         y, u = twin_update(p, a, fma(h, y, push), y, u)
-        store_row((x, *s, y, *u), state, s0 + j, LANES)
+        store_state((x, *s, y, *u), state, s0 + j, LANES)
 
 
 @scalar
@@ -245,13 +243,13 @@ def _both_by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, 
     c = load_row(like_c, coefs, c0, LANES)
     for j in range(n):
         push = sigma * np.float64(get(z, z0 + j))
-        x, y = get(state, s0 + j), get(state, y0 + j)
-        s = load_row(like_s, state, s0 + LANES + j, LANES)
-        u = load_row(like_y, state, y0 + LANES + j, LANES)
+        (x,), (y,) = load_state((0.0,), state, s0 + j, LANES), load_state((0.0,), state, y0 + j, LANES)
+        s = load_state(like_s, state, s0 + LANES + j, LANES)
+        u = load_state(like_y, state, y0 + LANES + j, LANES)
         a = load_row(like_a, rates, j, LANES)
         x, s = update(p, c, fma(h, x, push), x, s)
         y, u = twin_update(p, a, fma(h, y, push), y, u)
-        store_row((x, *s, y, *u), state, s0 + j, LANES)
+        store_state((x, *s, y, *u), state, s0 + j, LANES)
 
 
 def _advance(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
@@ -338,7 +336,7 @@ def _averaged_by_mask(mask):
 @scalar
 def _add_loss(weight, n, state, s0, out, o0):
     for j in range(n):
-        x = get(state, s0 + j)
+        (x,) = load_state((0.0,), state, s0 + j, LANES)
         put(out, o0 + j, fma(weight * x, x, get(out, o0 + j)))
 
 
@@ -358,7 +356,8 @@ def _record(like_s, like_f, like_m, shard, i, r, groups, variables, n, state, mo
             o0 = ((i * records + r) * groups + g) * shard.keep * LANES
             for row in range(shard.keep):
                 for j in range(n):
-                    put(out, o0 + row * LANES + j, get(state, s0 + row * LANES + j))
+                    (x,) = load_state((0.0,), state, s0 + row * LANES + j, LANES)
+                    put(out, o0 + row * LANES + j, x)
     for k in range(shard.share.shape[1]):
         f0 = (i * shard.share.shape[1] + k) * stride
         for j in range(shard.n_settings):

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from mcnqm.kernels.jit import OPTIONS, scalar
-from mcnqm.kernels.normal import box_muller
+from mcnqm.kernels.normal import radius_of, turned
 from mcnqm.kernels.philox import key_words, philox4x32
 
 __all__ = ["EXAMPLE", "GRADIENT", "INITIAL", "MAX_EXAMPLES", "fill_examples", "fill_noise", "streams"]
@@ -43,9 +43,11 @@ def fill_noise(calls, trajectories, coordinate, purpose, seed, words, z):
         words[n + j] = b
         words[2 * n + j] = c
         words[3 * n + j] = d
-    for j in range(n):
-        z[j], z[n + j] = box_muller(words[j], words[n + j])
-        z[2 * n + j], z[3 * n + j] = box_muller(words[2 * n + j], words[3 * n + j])
+    for part in (0, 2 * n):
+        for j in range(n):
+            z[part + j] = radius_of(words[part + j])
+        for j in range(n):
+            z[part + j], z[part + n + j] = turned(z[part + j], words[part + n + j])
 
 
 @scalar

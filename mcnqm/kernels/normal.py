@@ -18,7 +18,7 @@ import numpy as np
 
 from mcnqm.kernels.jit import float_bits, float_from_bits, fma, scalar
 
-__all__ = ["box_muller"]
+__all__ = ["box_muller", "radius_of", "turned"]
 
 _f = np.float32
 _i = np.int32
@@ -54,8 +54,8 @@ def _squared_radius(a):
     # -2 log((a + 1/2) / 2**32), with a + 1/2 = m 2**e and m in [sqrt(1/2), sqrt(2)), where log(m) is a polynomial
     # in m - 1: near u = 1 nothing cancels.
     bits = float_bits(_f(a) + _HALF)
-    e = _i(bits - _SQRT_HALF_BITS) >> _MANTISSA_BITS
-    f = float_from_bits(bits - _u(e << _MANTISSA_BITS)) - _ONE
+    e = _i(_i(_u(bits - _SQRT_HALF_BITS)) >> _MANTISSA_BITS)
+    f = float_from_bits(_u(bits - _u(e << _MANTISSA_BITS))) - _ONE
     p = _LOG[0]
     p = fma(p, f, _LOG[1])
     p = fma(p, f, _LOG[2])
@@ -67,14 +67,15 @@ def _squared_radius(a):
     p = fma(p, f, _LOG[8])
     p = fma(p, f, _LOG[9])
     log_m = fma(p * f, f, f)
-    return fma(_f(e - _WORD_BITS), _MINUS_2_LOG_2, _MINUS_2 * log_m)
+    return fma(_f(_i(e - _WORD_BITS)), _MINUS_2_LOG_2, _MINUS_2 * log_m)
 
 
 @scalar
 def _cos_sin(b):
     # Angle = quadrant + rest, |rest| <= pi/4; odd quadrants swap sine and cosine, signs follow the quadrant.
-    shifted = b + _EIGHTH_TURN
-    f = _f(_i(b - (shifted & _QUADRANT))) * _TO_RADIANS
+    # Numba adds 32-bit words in 64 bits: cut back at once, or vectors are half as wide.
+    shifted = _u(b + _EIGHTH_TURN)
+    f = _f(_i(_u(b - (shifted & _QUADRANT)))) * _TO_RADIANS
     z = f * f
     s = fma(_SIN[0], z, _SIN[1])
     s = fma(s, z, _SIN[2])
@@ -86,14 +87,25 @@ def _cos_sin(b):
     odd = (shifted & _ODD_QUADRANT) != _ZERO
     cosine = s if odd else c
     sine = c if odd else s
-    cosine = float_from_bits(float_bits(cosine) ^ ((shifted ^ (shifted << _ONE_BIT)) & _SIGN))
+    cosine = float_from_bits(float_bits(cosine) ^ (_u(shifted ^ _u(shifted << _ONE_BIT)) & _SIGN))
     sine = float_from_bits(float_bits(sine) ^ (shifted & _SIGN))
     return cosine, sine
 
 
 @scalar
-def box_muller(a, b):
-    """Two uint32 words to two independent float32 standard normals."""
-    radius = np.sqrt(_squared_radius(a))
+def radius_of(a):
+    """A uint32 word to the distance of a pair of normals from 0."""
+    return np.sqrt(_squared_radius(a))
+
+
+@scalar
+def turned(radius, b):
+    """A distance and a uint32 word to two independent float32 standard normals."""
     cosine, sine = _cos_sin(b)
     return radius * cosine, radius * sine
+
+
+@scalar
+def box_muller(a, b):
+    """Two uint32 words to two independent float32 standard normals."""
+    return turned(radius_of(a), b)
