@@ -339,6 +339,7 @@ def _shard(
     keep: int = 0,
 ) -> Shard:
     columns, times = job.form[1][:, tile.settings], job.timetable
+    evenly = bool((columns[-1] == columns[-1, 0]).all()) and (times is None or not times.mask[-2])
     if job.per_example:
         columns[-1] = 1.0  # averaged examples already have the variance of their mean
     return Shard(
@@ -363,6 +364,7 @@ def _shard(
         scheduled=() if times is None else times.mask,
         table=table,
         which=np.empty((0, tile.settings.size), np.int64) if times is None else times.which[:, tile.settings],
+        evenly=evenly,
     )
 
 

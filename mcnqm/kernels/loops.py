@@ -8,7 +8,8 @@ A *lane* is one (trajectory, setting) pair. Vectors run over one of the two, gro
 Both compute the same numbers for a lane, bit for bit. The numbers of a group lie in one-dimensional arrays, the
 lanes `LANES` apart (see `mcnqm.kernels.jit.load_row` for why):
 
-    params   (coordinate, field of p .. and sigma, setting)    sigma = sqrt(c / B)
+    params   (coordinate, field of p .. and sigma twice, setting)
+             sigma = sqrt(c / B), the first 1 where the noise is scaled for all settings at once
     state    (coordinate, group, theta and state variables, lane); with a twin, y and its state variables follow,
              with an average of the iterates, that
     clock    (clock variable, setting)
@@ -62,6 +63,7 @@ BLOCK = 256
 BY_SETTING = (0,)
 BY_TRAJECTORY = (0, 0)
 _ONE_STEP = (0,)
+_EVEN = (0,)
 _NEVER = np.int64(2**62)
 
 
@@ -98,6 +100,8 @@ class Shard(NamedTuple):
         Factors, at the steps from `start` on.
     which : ndarray of int64, shape (scheduled numbers, LANES)
         Whose row each of them follows in the table, for every setting.
+    evenly : bool
+        Whether the noise has the same scale in all settings at all steps.
     """
 
     seed: Any
@@ -121,6 +125,7 @@ class Shard(NamedTuple):
     scheduled: Any = ()
     table: Any = np.empty((0, 0))
     which: Any = np.empty((0, LANES), np.int64)
+    evenly: bool = False
 
 
 def _mix(gamma, x, mean):
@@ -145,6 +150,18 @@ def _now(mask, p, sigma, factors, f0):
     )
 
 
+def _scale_of(even, params, place):
+    """The noise scale of a lane: 1, known to the compiler, where the noise has been scaled for all lanes at once."""
+    raise NotImplementedError
+
+
+@overload(_scale_of, jit_options={"forceinline": True})
+def _scale_if_uneven(even, params, place):
+    if len(even):
+        return lambda even, params, place: 1.0
+    return lambda even, params, place: get(params, place)
+
+
 @scalar
 def _step(now, h, c, z, x, s, mean):
     """One noisy gradient and one update, of one lane."""
@@ -154,16 +171,16 @@ def _step(now, h, c, z, x, s, mean):
 
 
 @scalar
-def _by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
+def _by_setting(q, even, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
     """Advance `n` settings of one trajectory by ``len(q)`` steps, state in registers."""
     mask, like_m, factors, f0, later = times
     row = len(like_c) * LANES
     m0 = s0 + (1 + len(like_s)) * LANES
-    za, zb = np.float64(get(z, z0)), np.float64(get(z, z0 + zq))
-    zc, zd = np.float64(get(z, z0 + 2 * zq)), np.float64(get(z, z0 + 3 * zq))
+    za, zb = get(z, z0), get(z, z0 + zq)
+    zc, zd = get(z, z0 + 2 * zq), get(z, z0 + 3 * zq)
     for j in range(n):
         p = load_row(like_p, params, p0 + j, LANES)
-        sigma = get(params, p0 + len(like_p) * LANES + j)
+        sigma = _scale_of(even, params, p0 + len(like_p) * LANES + j)
         (x,) = load_state((0.0,), state, s0 + j, LANES)
         s = load_state(like_s, state, s0 + LANES + j, LANES)
         mean = load_state(like_m, state, m0 + j, LANES)
@@ -180,14 +197,14 @@ def _by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c
 
 
 @scalar
-def _by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
+def _by_trajectory(q, even, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
     """Advance `n` trajectories of one setting by ``len(q)`` steps, state in registers."""
     mask, like_m, factors, f0, later = times
     later *= len(q) // 4
     row = len(like_c) * LANES * (len(q) // 4)
     m0 = s0 + (1 + len(like_s)) * LANES
     p = load_row(like_p, params, p0, LANES)
-    sigma = get(params, p0 + len(like_p) * LANES)
+    sigma = _scale_of(even, params, p0 + len(like_p) * LANES)
     ca = load_row(like_c, coefs, c0, LANES)
     cb = load_row(like_c, coefs, c0 + row, LANES)
     cc = load_row(like_c, coefs, c0 + 2 * row, LANES)
@@ -200,22 +217,22 @@ def _by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs
         (x,) = load_state((0.0,), state, s0 + j, LANES)
         s = load_state(like_s, state, s0 + LANES + j, LANES)
         mean = load_state(like_m, state, m0 + j, LANES)
-        x, s, mean = _step(na, h, ca, np.float64(get(z, z0 + j)), x, s, mean)
+        x, s, mean = _step(na, h, ca, get(z, z0 + j), x, s, mean)
         if len(q) == 4:
-            x, s, mean = _step(nb, h, cb, np.float64(get(z, z0 + zq + j)), x, s, mean)
-            x, s, mean = _step(nc, h, cc, np.float64(get(z, z0 + 2 * zq + j)), x, s, mean)
-            x, s, mean = _step(nd, h, cd, np.float64(get(z, z0 + 3 * zq + j)), x, s, mean)
+            x, s, mean = _step(nb, h, cb, get(z, z0 + zq + j), x, s, mean)
+            x, s, mean = _step(nc, h, cc, get(z, z0 + 2 * zq + j), x, s, mean)
+            x, s, mean = _step(nd, h, cd, get(z, z0 + 3 * zq + j), x, s, mean)
         store_state((x, *s, *mean), state, s0 + j, LANES)
 
 
 @scalar
-def _both_by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
+def _both_by_setting(q, even, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
     """Advance `n` settings of one trajectory by one step, and their twins."""
     like_y, like_a, moments, cell, k0, a0, stride, _ = twin
     mask, _, factors, f0, _ = times
     y0 = s0 + (1 + len(like_s)) * LANES
     a0 += np.intp(get(cell, k0)) * stride
-    normal = np.float64(get(z, z0))
+    normal = get(z, z0)
     for j in range(n):
         p = load_row(like_p, params, p0 + j, LANES)
         p, sigma, _ = _now(mask, p, get(params, p0 + len(like_p) * LANES + j), factors, f0 + j)
@@ -230,7 +247,9 @@ def _both_by_setting(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coe
 
 
 @scalar
-def _both_by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
+def _both_by_trajectory(
+    q, even, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin
+):
     """Advance `n` trajectories of one setting by one step, and their twins."""
     like_y, like_a, moments, cell, k0, a0, stride, rates = twin
     mask, _, factors, f0, _ = times
@@ -242,7 +261,7 @@ def _both_by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, 
     p, sigma, _ = _now(mask, p, get(params, p0 + len(like_p) * LANES), factors, f0)
     c = load_row(like_c, coefs, c0, LANES)
     for j in range(n):
-        push = sigma * np.float64(get(z, z0 + j))
+        push = sigma * get(z, z0 + j)
         (x,), (y,) = load_state((0.0,), state, s0 + j, LANES), load_state((0.0,), state, y0 + j, LANES)
         s = load_state(like_s, state, s0 + LANES + j, LANES)
         u = load_state(like_y, state, y0 + LANES + j, LANES)
@@ -252,20 +271,20 @@ def _both_by_trajectory(q, like_p, like_s, like_c, n, h, params, p0, state, s0, 
         store_state((x, *s, y, *u), state, s0 + j, LANES)
 
 
-def _advance(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
+def _advance(layout, q, even, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
     raise NotImplementedError
 
 
 @overload(_advance, jit_options={"forceinline": True})
-def _by_layout(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
+def _by_layout(layout, q, even, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
     by_setting = len(layout) == len(BY_SETTING)
     if len(twin):
         chosen = _both_by_setting if by_setting else _both_by_trajectory
     else:
         chosen = _by_setting if by_setting else _by_trajectory
 
-    def call(layout, q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
-        chosen(q, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin)
+    def call(layout, q, even, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin):
+        chosen(q, even, like_p, like_s, like_c, n, h, params, p0, state, s0, coefs, c0, z, z0, zq, times, twin)
 
     return call
 
@@ -285,7 +304,7 @@ def _expect_if_twin(like_p, like_c, like_f, cells, n, h, params, p0, coefs, c0, 
         for k in range(cells):
             for j in range(n):
                 p = load_row(like_p, params, p0 + j, LANES)
-                p, sigma, _ = _now(mask, p, get(params, p0 + len(like_p) * LANES + j), factors, t0 + j)
+                p, sigma, _ = _now(mask, p, get(params, p0 + (len(like_p) + 1) * LANES + j), factors, t0 + j)
                 c = load_row(like_c, coefs, c0 + j, LANES)
                 f = load_row(like_f, moments, f0 + k * stride + j, LANES)
                 f, a = expected_rates(p, c, h, sigma * sigma, f)
@@ -294,18 +313,27 @@ def _expect_if_twin(like_p, like_c, like_f, cells, n, h, params, p0, coefs, c0, 
     return expect
 
 
-@scalar
-def _find_cells(shard, words, z, cell):
-    """Which cell each trajectory's starting point fell into, per coordinate."""
-    n = shard.trajectories.size
-    calls = np.zeros(n, np.uint32)
-    for i in range(shard.curvature.size):
-        fill_noise(calls, shard.trajectories, shard.coordinates[i], INITIAL, shard.seed, words, z)
-        for r in range(n):
-            start = fma(shard.std[i], np.float64(z[r]), shard.mean[i])
-            for edge in shard.edges[i]:
-                if start * start >= edge:
-                    cell[i * n + r] += 1
+def _find_cells(like_f, trajectories, coordinates, mean, std, edges, seed, calls, words, z, cell):
+    """Which cell each trajectory's starting point fell into, per coordinate, if there are twins."""
+    raise NotImplementedError
+
+
+@overload(_find_cells)
+def _find_cells_if_twin(like_f, trajectories, coordinates, mean, std, edges, seed, calls, words, z, cell):
+    if not len(like_f):
+        return lambda like_f, trajectories, coordinates, mean, std, edges, seed, calls, words, z, cell: None
+
+    def find(like_f, trajectories, coordinates, mean, std, edges, seed, calls, words, z, cell):
+        n = trajectories.size
+        for i in range(coordinates.size):
+            fill_noise(calls[:n], trajectories, coordinates[i], INITIAL, seed, words, z)
+            for r in range(n):
+                start = fma(std[i], np.float64(z[r]), mean[i])
+                for edge in edges[i]:
+                    if start * start >= edge:
+                        cell[i * n + r] += 1
+
+    return find
 
 
 def _twin(like_f, like_y, like_a, moments, cell, k0, a0, stride, rates):
@@ -340,211 +368,105 @@ def _add_loss(weight, n, state, s0, out, o0):
         put(out, o0 + j, fma(weight * x, x, get(out, o0 + j)))
 
 
-@scalar
-def _record(like_s, like_f, like_m, shard, i, r, groups, variables, n, state, moments, stride, out, expected):
-    """Record `r` of coordinate `i`: add its loss, or write the first ``shard.keep`` variables as they are."""
+@numba.njit(**OPTIONS)
+def _record(like_s, like_f, like_m, weight, keep, records, i, r, groups, variables, n, state, out):
+    """Record `r` of coordinate `i`: add its loss, or write the first `keep` variables as they are."""
     twins = len(like_f) > 0
-    weight, records = shard.weight[i], shard.record.size
     for g in range(groups):
         s0 = (i * groups + g) * variables * LANES
-        if shard.keep == 0:
+        if keep == 0:
             o0 = (r * groups + g) * (2 if twins else 1) * LANES
             _add_loss(weight, n, state, s0 + (1 + len(like_s) if len(like_m) else 0) * LANES, out, o0)
             if twins:
                 _add_loss(weight, n, state, s0 + (1 + len(like_s)) * LANES, out, o0 + LANES)
         else:
-            o0 = ((i * records + r) * groups + g) * shard.keep * LANES
-            for row in range(shard.keep):
+            o0 = ((i * records + r) * groups + g) * keep * LANES
+            for row in range(keep):
                 for j in range(n):
                     (x,) = load_state((0.0,), state, s0 + row * LANES + j, LANES)
                     put(out, o0 + row * LANES + j, x)
-    for k in range(shard.share.shape[1]):
-        f0 = (i * shard.share.shape[1] + k) * stride
-        for j in range(shard.n_settings):
-            part = weight * shard.share[i, k] * get(moments, f0 + j)
-            put(expected, r * LANES + j, get(expected, r * LANES + j) + part)
 
 
-@scalar
-def _prepare(like_p, shard, params):
-    """Hyperparameters and noise scale of every setting, as each coordinate sees them."""
-    fields = len(like_p)
-    flat = shard.settings.reshape(shard.settings.size)
-    for i in range(shard.curvature.size):
-        p0 = i * (fields + 1) * LANES
-        for j in range(shard.n_settings):
-            p = local(load_row(like_p, flat, j, LANES), shard.curvature[i])
-            store_row(p, params, p0 + j, LANES)
-            params[p0 + fields * LANES + j] = np.sqrt(shard.noise[i] / flat[fields * LANES + j])
+def _record_expected(like_f, weight, share, i, r, n_settings, moments, stride, expected):
+    """Add the expected loss of the twins, if there are any."""
+    raise NotImplementedError
 
 
-@scalar
-def _tick_block(like_p, like_c, like_k, shard, first, last, clock, coefs, factors, later):
-    """Coefficients of the block's steps `first` to `last` - 1, for every setting."""
-    flat = shard.settings.reshape(shard.settings.size)
-    for k in range(first, last):
-        for j in range(shard.n_settings):
-            p = load_row(like_p, flat, j, LANES)
-            p = scheduled_row(shard.scheduled, p, factors, k * later + j, LANES)
-            next_k, c = tick(p, load_row(like_k, clock, j, LANES))
-            store_row(next_k, clock, j, LANES)
-            store_row(c, coefs, k * len(like_c) * LANES + j, LANES)
+@overload(_record_expected)
+def _record_expected_if_twin(like_f, weight, share, i, r, n_settings, moments, stride, expected):
+    if not len(like_f):
+        return lambda like_f, weight, share, i, r, n_settings, moments, stride, expected: None
 
+    def add(like_f, weight, share, i, r, n_settings, moments, stride, expected):
+        for k in range(share.shape[1]):
+            f0 = (i * share.shape[1] + k) * stride
+            for j in range(n_settings):
+                part = weight * share[i, k] * get(moments, f0 + j)
+                put(expected, r * LANES + j, get(expected, r * LANES + j) + part)
 
-@scalar
-def _fill_factors(shard, first, last, t_base, factors, later):
-    """Factors of the block's steps `first` to `last` - 1, for every setting."""
-    for k in range(first, last):
-        for r in range(shard.which.shape[0]):
-            for j in range(shard.n_settings):
-                factors[k * later + r * LANES + j] = shard.table[shard.which[r, j], t_base + k - shard.start]
+    return add
 
 
 @numba.njit(**OPTIONS)
-def _advance_shard(
-    layout, like_p, like_s, like_c, like_k, like_f, like_y, like_a, shard, state, clock, moments, out, expected, cancel
-):
-    by_setting = len(layout) == len(BY_SETTING)
-    h, trajectories, record = shard.curvature, shard.trajectories, shard.record
-    n_trajectories = trajectories.size
-    n = shard.n_settings if by_setting else n_trajectories  # lanes of a group
-    groups = n_trajectories if by_setting else shard.n_settings
-    twins = len(like_f) > 0
-    like_m = _averaged(shard.scheduled)
-    variables = 2 + len(like_s) + len(like_y) if twins else 1 + len(like_s) + len(like_m)
-    cells = shard.share.shape[1]
-    stride = (len(like_f) + len(like_a)) * LANES  # from cell to cell
-    at_once = steps_at_once(like_p)
+def _prepare(like_p, flat, n_settings, curvature, noise, evenly, params):
+    """Hyperparameters and noise scale of every setting, as each coordinate sees them."""
+    fields = len(like_p)
+    for i in range(curvature.size):
+        p0 = i * (fields + 2) * LANES
+        for j in range(n_settings):
+            p = local(load_row(like_p, flat, j, LANES), curvature[i])
+            store_row(p, params, p0 + j, LANES)
+            sigma = np.sqrt(noise[i] / flat[fields * LANES + j])
+            params[p0 + fields * LANES + j] = 1.0 if evenly else sigma
+            params[p0 + (fields + 1) * LANES + j] = sigma
 
-    params = np.empty(h.size * (len(like_p) + 1) * LANES)
-    _prepare(like_p, shard, params)
-    coefs = np.empty(BLOCK * len(like_c) * LANES + 1)
-    later = shard.which.shape[0] * LANES  # from step to step
-    factors = np.empty(BLOCK * later + 1)
-    most = BLOCK // 4 * n_trajectories
-    words = np.empty(4 * most, np.uint32)
-    z = np.empty(4 * most, np.float32)
-    total = np.empty(4 * most)
-    calls = np.zeros(most, np.uint32)
-    owners = np.empty(most, np.uint32)
-    cell = np.zeros(h.size * n_trajectories if twins else 0, np.int32)
-    rates = np.empty(len(like_a) * LANES)
-    if twins:
-        _find_cells(shard, words, z, cell)
 
-    if shard.start == 0:
-        state[:] = 0.0
-        for i in range(h.size):
-            fill_noise(calls[:n_trajectories], trajectories, shard.coordinates[i], INITIAL, shard.seed, words, z)
-            for g in range(groups):
-                s0 = (i * groups + g) * variables * LANES
-                for j in range(n):
-                    normal = np.float64(z[g if by_setting else j])
-                    state[s0 + j] = fma(shard.std[i], normal, shard.mean[i])
-                    if twins:
-                        state[s0 + (1 + len(like_s)) * LANES + j] = state[s0 + j]
-                    if len(like_m) > 0:
-                        state[s0 + (1 + len(like_s)) * LANES + j] = state[s0 + j]
-            for k in range(cells):
-                f0 = (i * cells + k) * stride
-                moments[f0 : f0 + stride] = 0.0
-                moments[f0 : f0 + LANES] = shard.second[i, k]
-            if record.size > 0 and record[0] == 0:
-                _record(
-                    like_s, like_f, like_m, shard, i, 0, groups, variables, n, state, moments, stride, out, expected
-                )
+@numba.njit(**OPTIONS)
+def _scale(z, n, scale, push):
+    """Noise as the steps want it: once here, rather than for every setting there."""
+    for k in range(n):
+        push[k] = scale * np.float64(z[k])
 
-    next_record = 0
-    while next_record < record.size and record[next_record] <= shard.start:
-        next_record += 1
 
-    t_block = shard.start
-    while t_block < shard.stop and cancel[0] == 0:
-        t_base = t_block - t_block % BLOCK  # blocks lie at the same steps however a run is cut
-        t_end = min(t_base + BLOCK, shard.stop)
-        calls_each = (t_end - t_base + 3) // 4
-        n_calls = calls_each * n_trajectories
-        _fill_factors(shard, t_block - t_base, t_end - t_base, t_base, factors, later)
-        if len(like_k) > 0 or len(like_c) > 0:
-            _tick_block(
-                *(like_p, like_c, like_k, shard, t_block - t_base, t_end - t_base, clock, coefs, factors, later)
-            )
+def _tick_block(like_p, like_c, like_k, mask, flat, n_settings, first, last, clock, coefs, factors, later):
+    """Coefficients of the block's steps `first` to `last` - 1, for every setting, if there are any."""
+    raise NotImplementedError
 
-        for k in range(calls_each):
-            for r in range(n_trajectories):
-                calls[k * n_trajectories + r] = np.uint32(t_base // 4 + k)
-                owners[k * n_trajectories + r] = trajectories[r]
-        for i in range(h.size):
-            if shard.examples == 0:
-                fill_noise(calls[:n_calls], owners[:n_calls], shard.coordinates[i], GRADIENT, shard.seed, words, z)
-            else:
-                fill_examples(
-                    calls[:n_calls],
-                    owners[:n_calls],
-                    shard.coordinates[i],
-                    shard.examples,
-                    shard.seed,
-                    words,
-                    z,
-                    total,
-                )
-            r = next_record
-            t = t_block
-            while t < t_end:
-                due = record[r] if r < record.size else _NEVER
-                offset = t - t_base
-                z0 = offset // 4 * n_trajectories + offset % 4 * n_calls
-                four = len(at_once) == 4 and not twins and offset % 4 == 0 and t + 4 <= min(due, t_end)
-                p0_i = i * (len(like_p) + 1) * LANES
-                c0_t = offset * len(like_c) * LANES
-                f0 = i * cells * stride
-                t0 = offset * later
-                _expect(
-                    like_p,
-                    like_c,
-                    like_f,
-                    cells,
-                    shard.n_settings,
-                    h[i],
-                    params,
-                    p0_i,
-                    coefs,
-                    c0_t,
-                    moments,
-                    f0,
-                    stride,
-                    (shard.scheduled, like_m, factors, t0, later),
-                )
-                # Groups within, steps without: what one group waits for, the next computes.
-                for g in range(groups):
-                    s0 = (i * groups + g) * variables * LANES
-                    p0 = p0_i + (0 if by_setting else g)
-                    c0 = c0_t + (0 if by_setting else g)
-                    zg = z0 + (g if by_setting else 0)
-                    k0 = i * n_trajectories + (g if by_setting else 0)
-                    a0 = f0 + len(like_f) * LANES + (0 if by_setting else g)
-                    times = (shard.scheduled, like_m, factors, t0 + (0 if by_setting else g), later)
-                    twin = _twin(like_f, like_y, like_a, moments, cell, k0, a0, stride, rates)
-                    if four:
-                        _advance(
-                            *(layout, at_once, like_p, like_s, like_c, n, h[i]),
-                            *(params, p0, state, s0, coefs, c0, z, zg, n_calls, times, twin),
-                        )
-                    else:
-                        _advance(
-                            *(layout, _ONE_STEP, like_p, like_s, like_c, n, h[i]),
-                            *(params, p0, state, s0, coefs, c0, z, zg, 0, times, twin),
-                        )
-                t += 4 if four else 1
-                if t == due:
-                    _record(
-                        like_s, like_f, like_m, shard, i, r, groups, variables, n, state, moments, stride, out, expected
-                    )
-                    r += 1
 
-        while next_record < record.size and record[next_record] <= t_end:
-            next_record += 1
-        t_block = t_end
+@overload(_tick_block)
+def _tick_block_if_clock(like_p, like_c, like_k, mask, flat, n_settings, first, last, clock, coefs, factors, later):
+    if not len(like_k) and not len(like_c):
+        return lambda like_p, like_c, like_k, mask, flat, n_settings, first, last, clock, coefs, factors, later: None
+
+    def advance(like_p, like_c, like_k, mask, flat, n_settings, first, last, clock, coefs, factors, later):
+        for k in range(first, last):
+            for j in range(n_settings):
+                p = load_row(like_p, flat, j, LANES)
+                p = scheduled_row(mask, p, factors, k * later + j, LANES)
+                next_k, c = tick(p, load_row(like_k, clock, j, LANES))
+                store_row(next_k, clock, j, LANES)
+                store_row(c, coefs, k * len(like_c) * LANES + j, LANES)
+
+    return advance
+
+
+def _fill_factors(mask, which, n_settings, table, first, last, offset, factors, later):
+    """Factors of the block's steps `first` to `last` - 1, for every setting, if there are any."""
+    raise NotImplementedError
+
+
+@overload(_fill_factors)
+def _fill_factors_if_scheduled(mask, which, n_settings, table, first, last, offset, factors, later):
+    if not len(mask):
+        return lambda mask, which, n_settings, table, first, last, offset, factors, later: None
+
+    def fill(mask, which, n_settings, table, first, last, offset, factors, later):
+        for k in range(first, last):
+            for r in range(which.shape[0]):
+                for j in range(n_settings):
+                    factors[k * later + r * LANES + j] = table[which[r, j], offset + k]
+
+    return fill
 
 
 @functools.cache
@@ -580,10 +502,171 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
         cancel,
     ):
         fingerprint  # noqa: B018
-        _advance_shard(
-            *(layout, like_p, like_s, like_c, like_k, like_f, like_y, like_a, shard),
-            *(state, clock, moments, out, expected, cancel),
+        by_setting = len(layout) == len(BY_SETTING)
+        h, trajectories, record = shard.curvature, shard.trajectories, shard.record
+        n_trajectories = trajectories.size
+        n = shard.n_settings if by_setting else n_trajectories  # lanes of a group
+        groups = n_trajectories if by_setting else shard.n_settings
+        twins = len(like_f) > 0
+        like_m = _averaged(shard.scheduled)
+        variables = 2 + len(like_s) + len(like_y) if twins else 1 + len(like_s) + len(like_m)
+        cells = shard.share.shape[1]
+        stride = (len(like_f) + len(like_a)) * LANES  # from cell to cell
+        at_once = steps_at_once(like_p)
+
+        flat = shard.settings.reshape(shard.settings.size)
+        evenly = shard.evenly
+        params = np.empty(h.size * (len(like_p) + 2) * LANES)
+        _prepare(like_p, flat, shard.n_settings, h, shard.noise, evenly, params)
+        coefs = np.empty(BLOCK * len(like_c) * LANES + 1)
+        later = shard.which.shape[0] * LANES  # from step to step
+        factors = np.empty(BLOCK * later + 1)
+        most = BLOCK // 4 * n_trajectories
+        words = np.empty(4 * most, np.uint32)
+        z = np.empty(4 * most, np.float32)
+        push = np.empty(4 * most)
+        total = np.empty(4 * most)
+        calls = np.zeros(most, np.uint32)
+        owners = np.empty(most, np.uint32)
+        cell = np.zeros(h.size * n_trajectories if twins else 0, np.int32)
+        rates = np.empty(len(like_a) * LANES)
+        _find_cells(
+            *(like_f, trajectories, shard.coordinates, shard.mean, shard.std, shard.edges, shard.seed),
+            *(calls, words, z, cell),
         )
+
+        if shard.start == 0:
+            state[:] = 0.0
+            for i in range(h.size):
+                fill_noise(calls[:n_trajectories], trajectories, shard.coordinates[i], INITIAL, shard.seed, words, z)
+                for g in range(groups):
+                    s0 = (i * groups + g) * variables * LANES
+                    for j in range(n):
+                        normal = np.float64(z[g if by_setting else j])
+                        state[s0 + j] = fma(shard.std[i], normal, shard.mean[i])
+                        if twins:
+                            state[s0 + (1 + len(like_s)) * LANES + j] = state[s0 + j]
+                        if len(like_m) > 0:
+                            state[s0 + (1 + len(like_s)) * LANES + j] = state[s0 + j]
+                for k in range(cells):
+                    f0 = (i * cells + k) * stride
+                    moments[f0 : f0 + stride] = 0.0
+                    moments[f0 : f0 + LANES] = shard.second[i, k]
+                if record.size > 0 and record[0] == 0:
+                    first = np.int64(0)
+                    _record(
+                        *(like_s, like_f, like_m, shard.weight[i], shard.keep, record.size, i, first, groups),
+                        *(variables, n, state, out),
+                    )
+                    _record_expected(
+                        like_f, shard.weight[i], shard.share, i, first, shard.n_settings, moments, stride, expected
+                    )
+
+        next_record = 0
+        while next_record < record.size and record[next_record] <= shard.start:
+            next_record += 1
+
+        t_block = shard.start
+        while t_block < shard.stop and cancel[0] == 0:
+            t_base = t_block - t_block % BLOCK  # blocks lie at the same steps however a run is cut
+            t_end = min(t_base + BLOCK, shard.stop)
+            calls_each = (t_end - t_base + 3) // 4
+            n_calls = calls_each * n_trajectories
+            first, last = t_block - t_base, t_end - t_base
+            offset = t_base - shard.start
+            _fill_factors(
+                shard.scheduled, shard.which, shard.n_settings, shard.table, first, last, offset, factors, later
+            )
+            _tick_block(
+                *(like_p, like_c, like_k, shard.scheduled, flat, shard.n_settings),
+                *(first, last, clock, coefs, factors, later),
+            )
+
+            for k in range(calls_each):
+                for r in range(n_trajectories):
+                    calls[k * n_trajectories + r] = np.uint32(t_base // 4 + k)
+                    owners[k * n_trajectories + r] = trajectories[r]
+            for i in range(h.size):
+                if shard.examples == 0:
+                    fill_noise(calls[:n_calls], owners[:n_calls], shard.coordinates[i], GRADIENT, shard.seed, words, z)
+                else:
+                    fill_examples(
+                        calls[:n_calls],
+                        owners[:n_calls],
+                        shard.coordinates[i],
+                        shard.examples,
+                        shard.seed,
+                        words,
+                        z,
+                        total,
+                    )
+                p0_i = i * (len(like_p) + 2) * LANES
+                _scale(z, 4 * n_calls, params[p0_i + (len(like_p) + 1) * LANES] if evenly else 1.0, push)
+                r = next_record
+                t = t_block
+                while t < t_end:
+                    due = record[r] if r < record.size else _NEVER
+                    offset = t - t_base
+                    z0 = offset // 4 * n_trajectories + offset % 4 * n_calls
+                    four = len(at_once) == 4 and not twins and offset % 4 == 0 and t + 4 <= min(due, t_end)
+                    c0_t = offset * len(like_c) * LANES
+                    f0 = i * cells * stride
+                    t0 = offset * later
+                    _expect(
+                        like_p,
+                        like_c,
+                        like_f,
+                        cells,
+                        shard.n_settings,
+                        h[i],
+                        params,
+                        p0_i,
+                        coefs,
+                        c0_t,
+                        moments,
+                        f0,
+                        stride,
+                        (shard.scheduled, like_m, factors, t0, later),
+                    )
+                    # Groups within, steps without: what one group waits for, the next computes.
+                    for g in range(groups):
+                        s0 = (i * groups + g) * variables * LANES
+                        p0 = p0_i + (0 if by_setting else g)
+                        c0 = c0_t + (0 if by_setting else g)
+                        zg = z0 + (g if by_setting else 0)
+                        k0 = i * n_trajectories + (g if by_setting else 0)
+                        a0 = f0 + len(like_f) * LANES + (0 if by_setting else g)
+                        times = (shard.scheduled, like_m, factors, t0 + (0 if by_setting else g), later)
+                        twin = _twin(like_f, like_y, like_a, moments, cell, k0, a0, stride, rates)
+                        if four and evenly:
+                            _advance(
+                                *(layout, at_once, _EVEN, like_p, like_s, like_c, n, h[i]),
+                                *(params, p0, state, s0, coefs, c0, push, zg, n_calls, times, twin),
+                            )
+                        elif four:
+                            _advance(
+                                *(layout, at_once, (), like_p, like_s, like_c, n, h[i]),
+                                *(params, p0, state, s0, coefs, c0, push, zg, n_calls, times, twin),
+                            )
+                        else:
+                            _advance(
+                                *(layout, _ONE_STEP, (), like_p, like_s, like_c, n, h[i]),
+                                *(params, p0, state, s0, coefs, c0, push, zg, 0, times, twin),
+                            )
+                    t += 4 if four else 1
+                    if t == due:
+                        _record(
+                            *(like_s, like_f, like_m, shard.weight[i], shard.keep, record.size, i, r, groups),
+                            *(variables, n, state, out),
+                        )
+                        _record_expected(
+                            like_f, shard.weight[i], shard.share, i, r, shard.n_settings, moments, stride, expected
+                        )
+                        r += 1
+
+            while next_record < record.size and record[next_record] <= t_end:
+                next_record += 1
+            t_block = t_end
 
     owner = f"{hyper_type.__module__}_{hyper_type.__qualname__}".replace(".", "_")
     advance.__qualname__ = f"advance_{owner}"

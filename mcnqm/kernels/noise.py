@@ -9,7 +9,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from mcnqm.kernels.jit import OPTIONS, scalar
+from mcnqm.kernels.jit import OPTIONS
 from mcnqm.kernels.normal import radius_of, turned
 from mcnqm.kernels.philox import key_words, philox4x32
 
@@ -28,7 +28,7 @@ MAX_EXAMPLES = 2**24
 _EXAMPLE_SHIFT = np.uint32(8)
 
 
-@scalar
+@numba.njit(**OPTIONS)
 def fill_noise(calls, trajectories, coordinate, purpose, seed, words, z):
     """Normals of ``n`` generator calls: call ``j`` writes ``z[j], z[n + j], z[2n + j], z[3n + j]``.
 
@@ -50,14 +50,14 @@ def fill_noise(calls, trajectories, coordinate, purpose, seed, words, z):
             z[part + j], z[part + n + j] = turned(z[part + j], words[part + n + j])
 
 
-@scalar
+@numba.njit(**OPTIONS)
 def fill_examples(calls, trajectories, coordinate, examples, seed, words, z, total):
     """As `fill_noise`, each entry the mean of as many independent normals as there are `examples`."""
     n = 4 * calls.size
     for j in range(n):
         total[j] = 0.0
     for e in range(examples):
-        fill_noise(calls, trajectories, coordinate, EXAMPLE | np.uint32(e << _EXAMPLE_SHIFT), seed, words, z)
+        fill_noise(calls, trajectories, coordinate, np.uint32(EXAMPLE | np.uint32(e << _EXAMPLE_SHIFT)), seed, words, z)
         for j in range(n):
             total[j] += np.float64(z[j])
     for j in range(n):
