@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -194,27 +194,36 @@ def run(
     sizes = config.batch_sizes
     weight = {b: 1.0 / b + 1.0 / 256 for b in sizes}
     meter.start(len(config.contenders) * sum(weight.values()), "scaling")
-    simulated: dict[str, list[Tuned]] = {}
-    theory: dict[str, list[Tuned | None]] = {}
+    simulated: dict[str, list[Tuned]] = {label: [] for label in config.contenders}
+    theory: dict[str, list[Tuned | None]] = {label: [] for label in config.contenders}
+
+    def predicted(label: str, b: int) -> Guide | None:
+        contender, known = config.contenders[label], theory[label]
+        predict = _theory_of(contender)
+        if predict is None:
+            known.insert(0, None)
+            return None
+        route = predict(config.problem, b, config.target)
+        larger: list[Any] = known
+        best = _cell(notebook, contender, b, sizes, config.seed, f"{label}-{b}-theory", route, larger)
+        known.insert(0, best)
+        return Guide(route, best)
+
+    # From the largest batch on: it is the cheapest, and each result tells the next search where to start.
+    cells = [(label, b) for label in config.contenders for b in reversed(sizes)]
+    # Theory runs on one core and knows nothing of the simulation: it goes ahead in a thread of its own.
+    ahead = ThreadPoolExecutor(1, thread_name_prefix="mcnqm-theory")
     try:
-        for label, contender in config.contenders.items():
-            # From the largest batch on: it is the cheapest, and each result tells the next search where to start.
-            simulated[label], theory[label] = [], []
-            predict = _theory_of(contender)
-            for b in reversed(sizes):
-                here = partial(_cell, notebook, contender, b, sizes, config.seed)
-                known: list[Any] = theory[label]
-                guide = None
-                if predict is not None:
-                    route = predict(config.problem, b, config.target)
-                    known.insert(0, here(f"{label}-{b}-theory", route, known))
-                    guide = Guide(route, known[0])
-                else:
-                    known.insert(0, None)
-                route = simulated_route(config.problem, b, config.target, **options)
-                simulated[label].insert(0, here(f"{label}-{b}-simulated", route, simulated[label], guide=guide))
-                meter.advance(weight[b])
+        guides = [ahead.submit(predicted, *cell) for cell in cells]
+        for (label, b), guide in zip(cells, guides, strict=True):
+            found, contender = simulated[label], config.contenders[label]
+            route = simulated_route(config.problem, b, config.target, **options)
+            known = guide.result()
+            name = f"{label}-{b}-simulated"
+            found.insert(0, _cell(notebook, contender, b, sizes, config.seed, name, route, found, guide=known))
+            meter.advance(weight[b])
     finally:
+        ahead.shutdown(wait=False, cancel_futures=True)
         meter.close()
     return _labelled(config, simulated, theory)
 
