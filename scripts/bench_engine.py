@@ -142,12 +142,17 @@ def _fill_many(times, calls, owners, words, z):
 
 @numba.njit(**OPTIONS)
 def _fma_many(times, x, a, b):
+    # Eight chains side by side: one alone would measure a multiply-add's latency.
+    n = x.size // 8
     for _ in range(times):
-        for j in range(x.size):
-            y = x[j]
+        for j in range(n):
+            y0, y1, y2, y3 = x[j], x[n + j], x[2 * n + j], x[3 * n + j]
+            y4, y5, y6, y7 = x[4 * n + j], x[5 * n + j], x[6 * n + j], x[7 * n + j]
             for _ in range(32):
-                y = fma(y, a, b)
-            x[j] = y
+                y0, y1, y2, y3 = fma(y0, a, b), fma(y1, a, b), fma(y2, a, b), fma(y3, a, b)
+                y4, y5, y6, y7 = fma(y4, a, b), fma(y5, a, b), fma(y6, a, b), fma(y7, a, b)
+            x[j], x[n + j], x[2 * n + j], x[3 * n + j] = y0, y1, y2, y3
+            x[4 * n + j], x[5 * n + j], x[6 * n + j], x[7 * n + j] = y4, y5, y6, y7
 
 
 @numba.njit(**OPTIONS)
