@@ -139,8 +139,8 @@ def advance_shard(
     groups, lanes = (trajectories, settings) if by_setting else (settings, trajectories)
     averaged = bool(shard.scheduled) and bool(shard.scheduled[-1])
     variables = 1 + len(like_s) + (0 if twin is None else 1 + len(like_y)) + averaged
-    room = np.zeros((shard.curvature.size, groups, variables, LANES))
-    moments = np.zeros((shard.curvature.size, cells, len(like_f) + len(like_a), LANES))
+    room = _zeros((shard.curvature.size, groups, variables, LANES))
+    moments = _zeros((shard.curvature.size, cells, len(like_f) + len(like_a), LANES))
     clock = np.repeat(np.array(like_k, dtype=np.float64)[:, np.newaxis], LANES, axis=1)
     # (coordinate, variable, trajectory, setting) to (coordinate, group, variable, lane)
     axes = (0, 2, 1, 3) if by_setting else (0, 3, 1, 2)
@@ -169,6 +169,14 @@ def advance_shard(
     back = np.argsort(axes)
     end = ShardState(room[..., :lanes].transpose(back), clock[:, :settings], moments[..., :settings])
     return ShardResult(result, expected[:, :settings], end)
+
+
+def _zeros(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Zeros that begin on a cache line: NumPy's begin anywhere, and half of all vectors would then straddle two."""
+    size = math.prod(shape)
+    room = np.zeros(size + 8)
+    first = -room.ctypes.data % 64 // 8
+    return room[first : first + size].reshape(shape)
 
 
 def _padded(shard: Shard, by_setting: bool) -> Shard:
