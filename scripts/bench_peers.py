@@ -7,8 +7,8 @@ d = 1000, B = 16, float64, on one thread and on two:
 (i)   one setting, 64 trajectories, 1024 steps;
 (ii)  64 learning rates, 4 trajectories, 2048 steps;
 (iii) the risk of Adam at 64 rates around the best, at the step where the best meets the target 0.01: seconds to a
-      standard error of 1 %, and to the one that mcnqm reaches with the trajectories it takes by default. Peers simulate
-      as many trajectories as that needs; mcnqm has its control variate.
+      standard error of 1 %, and to the one that mcnqm reaches with 8 trajectories, from which on it uses its control
+      variate unasked. Peers simulate as many trajectories as that needs.
 
 (i) and (ii) each for heavy ball and Adam. Every tool is a process of its own that stays alive, all are asked in turn,
 `--rounds` times over, so that a drift of the machine's speed meets them alike; medians are printed. A time counts only
@@ -18,8 +18,7 @@ trajectories (Adam): |z| <= 5 for every setting. What is not installed is skippe
 A tool that takes more than 4 s is timed once.
 
 In (iii) a peer's time is that of its runs in (ii), scaled to the steps and the trajectories that it would need. Ours is
-run in full; for 1 % with 4 trajectories, the fewest that give a standard error with a control variate, and counted as
-it is though its error is smaller.
+run in full; for 1 % with 4 trajectories, and counted as it is though its error is smaller.
 """
 
 from __future__ import annotations

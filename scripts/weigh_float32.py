@@ -25,13 +25,13 @@ LANES = 64
 
 
 @scalar
-def _heavy_ball(k, h, g, x, m, v, z):
+def _heavy_ball(k, h, x, m, v, z):
     m = fma(k[1], m, fma(h, x, z))
     return fma(-k[0], m, x), m, v
 
 
 @scalar
-def _adam(k, h, g, x, m, v, z):
+def _adam(k, h, x, m, v, z):
     g = fma(h, x, z)
     m = fma(k[1], m, k[2] * g)
     v = fma(k[3], v, k[4] * g * g)
@@ -44,7 +44,7 @@ def _kernel(step):
         for _ in range(times):
             for t in range(z.size):
                 for j in range(x.size):
-                    x[j], m[j], v[j] = step(k, h, h, x[j], m[j], v[j], z[t])
+                    x[j], m[j], v[j] = step(k, h, x[j], m[j], v[j], z[t])
 
     return run
 
@@ -62,15 +62,9 @@ def _long(step):
             fill_noise(calls, owners, np.uint32(coordinate), GRADIENT, seed, words, z)
             for q in range(4):
                 for j in range(n):
-                    x[j], m[j], v[j] = step(k, h, h, x[j], m[j], v[j], type_of(sigma, z[q * n + j]))
+                    x[j], m[j], v[j] = step(k, h, x[j], m[j], v[j], sigma * z[q * n + j])
 
     return run
-
-
-@numba.njit(inline="always")
-def type_of(sigma, z):
-    """Noise in the width of `sigma`."""
-    return sigma * z
 
 
 @numba.njit(**OPTIONS)

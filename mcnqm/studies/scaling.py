@@ -150,7 +150,7 @@ def run(
     checkpoint : path, optional
         Folder for finished cells. If it holds some of the same configuration, the study continues from them.
     executor, threads
-        As for `mcnqm.simulate`.
+        As for `mcnqm.simulate`. Theory runs ahead in one more thread.
     meter : Meter, optional
         Told of cells done, weighted by their expected cost.
 
