@@ -32,7 +32,19 @@ from mcnqm.schedules import Scaled, Segments
 from mcnqm.settings import Settings, Timetable
 from mcnqm.statistics import normal_strata
 
-__all__ = ["Job", "Losses", "March", "Pool", "has_twin", "kernel_form", "run_loss", "run_paths", "twin_cells"]
+__all__ = [
+    "Closed",
+    "Gate",
+    "Job",
+    "Losses",
+    "March",
+    "Pool",
+    "has_twin",
+    "kernel_form",
+    "run_loss",
+    "run_paths",
+    "twin_cells",
+]
 
 T = TypeVar("T")
 
@@ -72,6 +84,42 @@ def kernel_form(optimizer: Any, values: dict[str, NDArray[np.float64]]) -> tuple
     return kind, np.stack([columns[name] for name in names])
 
 
+class Closed(RuntimeError):  # noqa: N818 - not an error, unless somebody still wants results
+    """The gate to the workers was closed."""
+
+
+class Gate(Executor):
+    """An executor that several threads share, and that one of them can close for all.
+
+    Once it is closed it takes no more tasks, kernels that run under it return early, and every `Pool.map` under it ends
+    with `Closed` rather than with what they left.
+
+    Parameters
+    ----------
+    executor : concurrent.futures.Executor
+        That does the work. It is not shut down.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._max_workers = getattr(executor, "_max_workers", 1) or 1
+        self.cancel = new_cancel_flag()
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Hand a task on."""
+        self.check()
+        return self._executor.submit(fn, *args, **kwargs)
+
+    def check(self) -> None:
+        """Raise `Closed` if the gate is."""
+        if self.cancel[0]:
+            raise Closed
+
+    def close(self) -> None:
+        """Take no more tasks."""
+        self.cancel[0] = 1
+
+
 class Pool:
     """Runs functions over tasks on an executor, results in order, and cleans up after an interruption.
 
@@ -91,7 +139,13 @@ class Pool:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.workers = cores if threads is None else integer("threads", threads, 1)
         self.executor = executor
-        self.cancel = new_cancel_flag()
+        self.cancel = executor.cancel if isinstance(executor, Gate) else new_cancel_flag()
+
+    @contextmanager
+    def shared(self) -> Iterator[Gate]:
+        """A gate to the same workers, for several pools at once."""
+        with self._submitter() as executor:
+            yield Gate(executor)
 
     @contextmanager
     def _submitter(self) -> Iterator[Executor]:
@@ -101,9 +155,10 @@ class Pool:
         with ThreadPoolExecutor(self.workers, thread_name_prefix="mcnqm") as own:
             yield own
 
-    @staticmethod
-    def _next(pending: deque[Future[T]]) -> T:
+    def _next(self, pending: deque[Future[T]]) -> T:
         result = pending[0].result()  # stays among the pending while we wait, to be cancelled with them
+        if isinstance(self.executor, Gate):
+            self.executor.check()  # the kernel may have returned early
         pending.popleft()
         return result
 
@@ -368,6 +423,12 @@ def _shard(
     )
 
 
+def _consecutive(index: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """Increasing indices as a slice where they are one: NumPy copies that several times faster."""
+    first, stop = int(index[0]), int(index[-1]) + 1
+    return slice(first, stop) if stop - first == index.size else index
+
+
 def _table(job: Job, start: int, stop: int) -> NDArray[np.float64]:
     return np.empty((0, 0)) if job.timetable is None else job.timetable.table(start, stop)
 
@@ -433,7 +494,8 @@ class March:
         def tasks() -> Iterator[tuple[Any, ...]]:
             for tile, lanes in zip(tiles, real, strict=True):
                 for b, block in enumerate(self._blocks):
-                    before = None if states is None else states[b].select(tile.settings, tile.trajectories)
+                    where = _consecutive(tile.settings)
+                    before = None if states is None else states[b].select(where, tile.trajectories)
                     shard = _shard(job, lanes, block, self.step, stop, record, table)
                     yield kind, tile.by_setting, shard, before, self._pool.cancel
 
@@ -443,7 +505,7 @@ class March:
         after: list[ShardState] = []
         with closing(self._pool.map(_loss_only if last else advance_shard, tasks())) as results:
             for tile in tiles:
-                lanes = tile.lanes(job)
+                lanes, where = tile.lanes(job), _consecutive(tile.settings)
                 total, twin_risk = np.zeros((record.size, *lanes, kinds)), np.zeros((record.size, lanes[1]))
                 for b, block in enumerate(self._blocks):  # first to last: the order that makes sums reproducible
                     part = next(results)
@@ -454,11 +516,11 @@ class March:
                         if len(after) == b:
                             after.append(self._room(block.index.size, part.state))
                         room = after[b]
-                        room.lanes[:, :, tile.trajectories, tile.settings] = part.state.lanes
-                        room.clock[:, tile.settings] = part.state.clock
-                        room.moments[..., tile.settings] = part.state.moments
-                loss[:, tile.settings, tile.trajectories] = total.transpose(3, 2, 1, 0)
-                expected[tile.settings] = twin_risk.T
+                        room.lanes[:, :, tile.trajectories, where] = part.state.lanes
+                        room.clock[:, where] = part.state.clock
+                        room.moments[..., where] = part.state.moments
+                loss[:, where, tile.trajectories] = total.transpose(3, 2, 1, 0)
+                expected[where] = twin_risk.T
         self._states = after or None
         self.step = stop
         return Losses(loss[0], loss[1], expected) if job.cells else Losses(loss[0], None, None)

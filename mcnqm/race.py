@@ -2,11 +2,13 @@
 
 The estimator: the first step at which the estimated risk is at or below the target. Up to `_RAW_UNTIL` steps the
 estimate is the mean loss over all trajectories at every step. Later, where a first passage would pick out the first
-favourable fluctuation of that mean, it is a local quadratic regression of the mean loss on log t, over a window of a
-factor exp(±`_WINDOW`) in t: the risk is smooth there, while fluctuations last for a fraction of it, and the
-regression is linear in the loss, so it does not bias the risk.
+favourable fluctuation of that mean, it is a local quadratic regression of the mean loss on log t: the risk is smooth
+there, while fluctuations last for a fraction of the window, and the regression is linear in the loss, so it does not
+bias the risk. The window is a factor exp(±`_WINDOW`) in t; in long runs exp(±`_WIDE`), where the risk is not too steep
+for that.
 
 Losses of adaptive optimizers are first freed of what their mean-field twins explain (`mcnqm.statistics.controlled`).
+Little noise is left then, so their window stays narrow.
 
 Errors come from the jackknife: the same is done with each of several replicates (groups of trajectories) left out.
 """
@@ -41,11 +43,21 @@ _RAW_UNTIL = 96
 _WINDOW = 0.12
 """Half the width of the regression's window, in log t."""
 
+_WIDE, _WIDE_FROM = 0.25, 2000
+"""The same from so many steps on: the error of SGD's steps falls by a third, for runs longer by an eighth."""
+
+_STEEP = float(np.exp(2.0))
+"""Where the risk falls by more than this factor over the wide window, a quadratic does not follow it."""
+
 _FEWEST = 6
 """Looks that a regression needs."""
 
-_STRETCH = 1.25
-"""Lanes are looked at each time the number of steps has grown by so much."""
+_FAR = 3.0
+"""Risks above so many targets are far from them."""
+
+_STRIDE, _STRETCH = 1.5, 1.12
+"""Lanes are looked at each time the number of steps has grown by so much: far from the target, and near it, where what
+runs beyond it is wasted."""
 
 _FLAT = 0.02
 """A risk that falls by less than this between octaves of steps is steady."""
@@ -110,13 +122,15 @@ def run_race(
     settle = np.ones(size, dtype=np.bool_) if may_settle is None else may_settle
     deadline = np.inf
     march = March(job, pool, meter)
-    curve = _Curve(size, 1 + replicates, np.empty(0) if jumps is None else np.unique(jumps))
+    window = _Window(wide=not job.cells)
+    curve = _Curve(targets, 1 + replicates, np.empty(0) if jumps is None else np.unique(jumps), window)
     initial = job.problem.initial_risk
     scale = initial + 0.5 * float(np.sum(job.problem.multiplicity * job.problem.noise / job.problem.curvature))
     octaves: list[tuple[int, Array]] = []
+    far = True
 
     while march.alive.size and march.step < max_steps:
-        record = _looks(march.step, max_steps)
+        record = _looks(march.step, max_steps, _STRIDE if far else _STRETCH)
         alive = march.alive
         losses = march.advance(np.concatenate([[0], record]) if march.step == 0 else record)
         loss = losses.loss
@@ -128,6 +142,7 @@ def run_race(
         if march.step == record[-1] and not curve.steps.size:
             curve.start(_estimates(loss[..., :1], replicates)[..., 0])
         curve.extend(record, risk, alive, last=march.step >= max_steps)
+        far = bool((risk[:, 0, -1] > _FAR * targets[alive]).all())
         steps[alive] = np.minimum(steps[alive], curve.crossings(alive, targets[alive]))
 
         finished = np.isfinite(steps[alive]).all(axis=1)
@@ -138,7 +153,7 @@ def run_race(
         diverged = np.isinf(risk[..., -1]).any(axis=1) & ~finished
         reason[alive[diverged]] = _DIVERGED
         # The estimate lags behind by the regression's window.
-        overtaken = (march.step > np.exp(_WINDOW) * deadline) & ~finished & ~diverged
+        overtaken = (march.step > window.stop(deadline)) & ~finished & ~diverged
         reason[alive[overtaken]] = _OVERTAKEN
         gone = finished | diverged | overtaken
 
@@ -157,11 +172,11 @@ def run_race(
     return RaceResult(steps, reason)
 
 
-def _looks(step: int, max_steps: int) -> NDArray[np.int64]:
-    """Steps to look at in the next stretch, the last a multiple of 64 (a block of noise) where possible."""
+def _looks(step: int, max_steps: int, stretch: float) -> NDArray[np.int64]:
+    """Steps to look at in the next stretch, the last a multiple of 64 (a quarter block of noise) where possible."""
     if step < _EXACT_UNTIL:
         return np.arange(step + 1, min(4 * max(step, 16), _EXACT_UNTIL, max_steps) + 1)
-    stop = min(64 * int(np.ceil(step * _STRETCH / 64)), max_steps)
+    stop = min(64 * int(np.ceil(step * stretch / 64)), max_steps)
     every = 4 * max(1, step // (4 * _EXACT_UNTIL))
     looks = np.arange(step + every, stop, every)
     return np.append(looks, stop)
@@ -175,10 +190,33 @@ def _estimates(loss: Array, replicates: int) -> Array:
     return np.concatenate([whole, others], axis=1)
 
 
+@dataclass(frozen=True)
+class _Window:
+    """How far a regression reaches.
+
+    Attributes
+    ----------
+    wide : bool
+        Whether long runs have the wide window.
+    """
+
+    wide: bool
+
+    def half(self, t: Any) -> Any:
+        """Half the width at t, in log t."""
+        return np.where(self.wide & (np.asarray(t) > _WIDE_FROM), _WIDE, _WINDOW)
+
+    def stop(self, t: Any) -> Any:
+        """The last step that the estimate at t wants."""
+        return t * np.exp(self.half(t)) * (1 + 1e-12)
+
+
 class _Curve:
     """Estimated risk at the looks so far, of every setting and estimate, smoothed once its window is complete."""
 
-    def __init__(self, settings: int, estimates: int, jumps: NDArray[Any]) -> None:
+    def __init__(self, targets: Array, estimates: int, jumps: NDArray[Any], window: _Window) -> None:
+        self._window, settings = window, targets.size
+        self._near = _FAR * targets[:, np.newaxis]
         self._jumps = np.concatenate([[-np.inf], jumps, [np.inf]])
         self.steps = np.empty(0)
         self._raw = np.empty((settings, estimates, 0))
@@ -199,9 +237,8 @@ class _Curve:
         new[alive] = risk
         self.steps = np.append(self.steps, record)
         self._raw = np.concatenate([self._raw, new], axis=2)
-        reach = self.steps[-1] if last else self.steps[-1] * np.exp(-_WINDOW)
-        settled = max(int(np.searchsorted(self.steps, max(reach, _RAW_UNTIL), side="right")), self._settled)
-        settled = min(settled, self.steps.size)
+        complete = last | (self.steps <= _RAW_UNTIL) | (self._window.stop(self.steps) <= self.steps[-1])
+        settled = int(complete.sum())
         estimate = np.empty((*self._raw.shape[:2], settled - self._settled))
         for k in range(self._settled, settled):
             estimate[..., k - self._settled] = self._estimate(k)
@@ -209,10 +246,26 @@ class _Curve:
         self._fresh, self._settled = self._settled, settled
 
     def _estimate(self, k: int) -> Array:
+        t, raw = self.steps[k], self._raw[..., k]
+        if t <= _RAW_UNTIL or not (raw <= self._near).any():
+            return raw  # far from the target nobody asks for more: a sound regression is at least half of it
+        half = float(self._window.half(t))
+        smooth = self._regression(k, half)
+        if half > _WINDOW:
+            early, late = np.searchsorted(self.steps, t * np.exp([-half, half]))
+            with np.errstate(invalid="ignore"):
+                steep = self._raw[..., early] > _STEEP * self._raw[..., min(late, self.steps.size) - 1]
+            if steep.any():
+                smooth = np.where(steep, self._regression(k, _WINDOW), smooth)
+        with np.errstate(invalid="ignore"):
+            # Where a diverging risk outruns the quadratic, the regression means nothing.
+            sound = (smooth > 0.5 * raw) & (smooth < 2 * raw)
+        return np.where(sound, smooth, raw)
+
+    def _regression(self, k: int, half: float) -> Array:
+        """The local quadratic's value at look `k`, or the plain mean where there are too few looks for one."""
         t = self.steps[k]
-        if t <= _RAW_UNTIL:
-            return self._raw[..., k]
-        early, late = t * np.exp(-_WINDOW), t * np.exp(_WINDOW) * (1 + 1e-12)
+        early, late = t * np.exp(-half), t * np.exp(half) * (1 + 1e-12)
         # Not across a kink. The risk at the step of a jump is still that before it.
         k_next = int(np.searchsorted(self._jumps, t))
         early, late = max(early, self._jumps[k_next - 1]), min(late, self._jumps[k_next] + 0.5)
@@ -220,12 +273,11 @@ class _Curve:
         if window.stop - window.start < _FEWEST:
             return self._raw[..., k]
         x = np.log(self.steps[window] / t)
-        weights = np.linalg.pinv(np.stack([np.ones_like(x), x, x**2], axis=1))[0]
+        x /= np.abs(x).max()
+        powers = np.stack([np.ones_like(x), x, x**2])
+        weights = np.linalg.solve(powers @ powers.T, powers)[0]
         with np.errstate(invalid="ignore"):
-            smooth = self._raw[..., window] @ weights
-            # Where a diverging risk outruns the quadratic, the regression means nothing.
-            sound = (smooth > 0.5 * self._raw[..., k]) & (smooth < 2 * self._raw[..., k])
-        return np.where(sound, smooth, self._raw[..., k])
+            return np.asarray(self._raw[..., window] @ weights)
 
     def crossings(self, alive: NDArray[np.int64], targets: Array) -> Array:
         """First step at or below the target among the newest estimates, shape (alive, estimates), inf if none."""

@@ -29,6 +29,7 @@ __all__ = [
     "Route",
     "Tuned",
     "exact_route",
+    "guide_of",
     "mean_field_route",
     "simulated_route",
     "theory_of",
@@ -74,10 +75,6 @@ batch picks a favourable draw of the starting points."""
 
 _SHORTEST = 100
 """Up to so many steps whole numbers show: the best is read off a dense grid rather than fitted."""
-
-_FEWEST = 2
-"""Fewest trajectories of a replicate without a control variate. With 8 in all, first passages of SGD near its best
-rate, where the risk is nearly level, scatter up to 2.7 times as far as the jackknife says (d = 1000, B = 4)."""
 
 _TWIN_FROM, _TWIN_REPLICATES = 1500, 4
 """Runs of so many steps need few trajectories if there is a control variate: noise has long been averaged by then."""
@@ -178,13 +175,12 @@ class _Simulated:
             count = next(iter(candidates.values())).size
             room = _NUMBERS / (self.problem.dim * count * 3 * options["replicates"])
             effort = min(_LONG / max(expected, 1.0), _EFFORT if expected > _SHORT_EFFORT else _EFFORT_SHORT)
-            fewest = _FEWEST
             if expected <= _TWIN_FROM:
                 options["control_variate"] = False  # before noise dominates it costs more than it brings
             elif has_twin(optimizer):
                 options["replicates"] = min(options["replicates"], _TWIN_REPLICATES)
-                effort, fewest = effort / 8.0, 1
-            options["trajectories"] = max(int(min(effort * options["trajectories"], room)), fewest)
+                effort /= 8.0
+            options["trajectories"] = max(int(min(effort * options["trajectories"], room)), 1)
         found = steps_to_target(
             self.problem, _zipped(optimizer, candidates), self.batch_size, self.target, patience=_PATIENCE, **options
         )
@@ -256,10 +252,18 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Guide:
-    """A theory's route and its answer, for a simulation to start its search from."""
+    """Where a theory predicts nearly the fewest steps, for a simulation to start its search from.
 
-    route: Route
-    best: Tuned
+    Attributes
+    ----------
+    bounds : (float, float)
+        Of the hyperparameter.
+    steps : float
+        The fewest.
+    """
+
+    bounds: tuple[float, float]
+    steps: float
 
 
 def tune_one(
@@ -273,37 +277,36 @@ def tune_one(
 ) -> Tuned:
     """Search at one batch size; see `tune`.
 
-    `expected` is about how many steps the best will need, if known; `guide` is a theory to start from.
+    `expected` is about how many steps the best will need, if known; `guide` a theory's answer to start from.
     """
     if len(search) == 1:
         ((name, bounds),) = search.items()
         if guide is not None:
-            around = _around(guide, optimizer, name)
-            if around is not None:
-                return _tune_line(route, optimizer, name, *around, guided=True)
+            return _tune_line(route, optimizer, name, guide.bounds, guide.steps, guided=True)
         return _tune_line(route, optimizer, name, bounds, expected)
     return _tune_many(route, optimizer, search, seed)
 
 
-def _around(guide: Guide, optimizer: Any, name: str) -> tuple[tuple[float, float], float] | None:
-    """Where theory predicts nearly the fewest steps, and those."""
-    if not np.isfinite(guide.best.steps):
+def guide_of(route: Route, optimizer: Any, name: str, best: Tuned) -> Guide | None:
+    """What a theory's `route` and the `best` that it found say about where to search, if anything."""
+    if not np.isfinite(best.steps):
         return None
-    centre = float(_to_line(optimizer, name, guide.best.values[name]))
-    places = centre + np.linspace(-0.3, 0.3, 25 if guide.route.exact else 13)
+    centre = float(_to_line(optimizer, name, best.values[name]))
+    places = centre + np.linspace(-0.3, 0.3, 25 if route.exact else 9)
     if domain_of(optimizer, name) is unit_interval:
         places = places[places >= 0]
-    found = guide.route.steps(optimizer, {name: _from_line(optimizer, name, places)}, rough=False)[:, 0]
-    best = int(found.argmin())
-    good = found <= _AROUND * found[best] + 1.0
-    low, high = best, best
+    found = route.steps(optimizer, {name: _from_line(optimizer, name, places)}, rough=False)[:, 0]
+    at = int(found.argmin())
+    good = found <= _AROUND * found[at] + 1.0
+    low, high = at, at
     while low > 0 and good[low - 1]:
         low -= 1
     while high < places.size - 1 and good[high + 1]:
         high += 1
     # Next to a cliff few places are good.
-    low, high = min(low, max(best - 2, 0)), max(high, min(best + 1, places.size - 1))
-    return tuple(float(x) for x in _from_line(optimizer, name, places[[low, high]])), float(found[best])  # type: ignore[return-value]
+    low, high = min(low, max(at - 2, 0)), max(high, min(at + 1, places.size - 1))
+    bounds = _from_line(optimizer, name, places[[low, high]])
+    return Guide((float(bounds[0]), float(bounds[1])), float(found[at]))
 
 
 def _tune_line(
@@ -685,7 +688,7 @@ def tune(
             theory = theory_of(optimizer)
             if len(checked) == 1 and theory is not None:
                 known = theory(problem, b, target)
-                guide = Guide(known, tune_one(known, optimizer, checked))
+                guide = guide_of(known, optimizer, next(iter(checked)), tune_one(known, optimizer, checked))
         else:
             route = (exact_route if method == "analytic" else mean_field_route)(problem, b, target)
         results.append(tune_one(route, optimizer, checked, seed=seed, guide=guide))

@@ -8,11 +8,16 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from hypothesis import settings
 
 import mcnqm
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the references beside the tests
 matplotlib.use("Agg")
+
+# Examples that depend on the tests alone: what passes here passes everywhere.
+settings.register_profile("mcnqm", derandomize=True, deadline=None)
+settings.load_profile("mcnqm")
 
 
 @pytest.fixture

@@ -6,7 +6,9 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import xarray as xr
 
 from mcnqm import NoisyQuadratic, ParameterError
 from mcnqm.cli import main
+from mcnqm.engine import Closed, Gate, Pool
 from mcnqm.studies.contenders import CONTENDERS
 from mcnqm.studies.scaling import ScalingConfig, run
 
@@ -28,6 +31,7 @@ def study():
         {name: CONTENDERS[name] for name in ("sgd", "momentum", "adam")},
         batch_sizes=tuple(2**k for k in range(6)),
         target=0.05,
+        trajectories=4,
         replicates=8,
     )
     return run(config)
@@ -116,6 +120,55 @@ def test_killed_and_continued(tmp_path):
     with xr.open_dataset(through / "scaling.nc") as a, xr.open_dataset(broken / "scaling.nc") as b:
         xr.testing.assert_identical(a.load(), b.load())
     assert sorted(path.name for path in broken.iterdir()) == ["scaling.nc"]
+
+
+class _Broken(ThreadPoolExecutor):
+    """Workers that fail after a while."""
+
+    left = 60
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("no more workers")
+        return super().submit(fn, *args, **kwargs)
+
+
+def test_what_ends_one_optimizer_ends_all(tmp_path):
+    """The error is that of the one that failed, not that the others were told to stop; finished cells stay."""
+    problem = NoisyQuadratic.power_law(30)
+    three = {name: CONTENDERS[name] for name in ("sgd", "momentum", "adam")}
+    config = ScalingConfig(problem, three, batch_sizes=(4, 16, 64), target=0.05)
+    before = threading.active_count()
+    with _Broken(2) as executor, pytest.raises(OSError, match="no more workers"):
+        run(config, executor=executor, checkpoint=tmp_path / "parts")
+    assert threading.active_count() <= before + 1  # theory's thread may be finishing its last cell
+    assert not list((tmp_path / "parts").glob("*-4-simulated.json"))
+    resumed = run(config, checkpoint=tmp_path / "parts")
+    xr.testing.assert_identical(resumed, run(config))
+
+
+def test_a_closed_gate_lets_nothing_through():
+    """Kernels that were told to return early leave garbage: nobody gets it, also where it is the last result."""
+    gate = Gate(ThreadPoolExecutor(1))
+    started, closed = threading.Event(), threading.Event()
+
+    def work(x):
+        started.set()
+        closed.wait(10)
+        return x
+
+    def close():
+        started.wait(10)
+        gate.close()
+        closed.set()
+
+    threading.Thread(target=close).start()
+    with pytest.raises(Closed):
+        list(Pool(gate).map(work, [(1,)]))
+    with pytest.raises(Closed):
+        list(Pool(gate).map(work, [(2,)]))
+    assert Pool(gate).cancel is gate.cancel
 
 
 def test_a_checkpoint_of_another_study_is_refused(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mcnqm
-from mcnqm import SGD, Adam, NoisyQuadratic, ParameterError
+from mcnqm import SGD, Adam, NoisyQuadratic, ParameterError, race
 from mcnqm.statistics import jackknife
 
 PROBLEM = NoisyQuadratic.power_law(300)
@@ -50,6 +50,40 @@ def test_short_runs_are_exact_to_the_step():
     assert (exact.steps < 256).all()
     np.testing.assert_array_equal(found.steps, exact.steps)
     np.testing.assert_array_equal(found.steps_stderr, 0)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_steep_risk_gets_a_narrow_window(monkeypatch, guarded):
+    """A single exponential, in a run so long that the window is wide by default: it falls by exp(5) over that.
+
+    Negative control: without the guard a quadratic does not follow it.
+    """
+    if not guarded:
+        monkeypatch.setattr(race, "_STEEP", np.inf)
+    still = NoisyQuadratic([1.0, 1.5e-3], noise=0.0, initial_mean=1.0, initial_std=0.0)
+    exact = float(mcnqm.steps_to_target(still, SGD(lr=1.0), 1, 3.4e-8, method="analytic").steps)
+    found = float(mcnqm.steps_to_target(still, SGD(lr=1.0), 1, 3.4e-8).steps)
+    assert exact > race._WIDE_FROM
+    assert (abs(found / exact - 1) < 1e-3) == guarded
+
+
+@pytest.mark.slow
+def test_errors_of_long_runs():
+    """Eight trajectories in all, near the best rate: 60 seeds, z like t with 7 degrees of freedom (r.m.s. 1.18).
+
+    Its r.m.s. over 60 seeds is above 1.6 by chance with probability below 1e-3. Negative control: the error of a mean
+    that takes all trajectories for four times as many is too small.
+    """
+    optimizer = SGD(lr=0.045)
+    exact = float(mcnqm.steps_to_target(PROBLEM, optimizer, 4, 0.05, method="analytic").steps)
+    assert exact > race._WIDE_FROM
+    found = [
+        mcnqm.steps_to_target(PROBLEM, optimizer, 4, 0.05, trajectories=1, replicates=8, seed=seed)
+        for seed in range(60)
+    ]
+    z = np.array([(float(one.steps) - exact) / float(one.steps_stderr) for one in found])
+    assert np.sqrt(np.mean(z**2)) < 1.6
+    assert np.sqrt(np.mean((2 * z) ** 2)) > 1.6
 
 
 def test_reached_at_the_start():

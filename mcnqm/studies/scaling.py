@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,14 @@ from scipy import optimize
 from mcnqm import analytic
 from mcnqm._version import __version__
 from mcnqm.domains import Domain, integer, positive
+from mcnqm.engine import Closed, Gate, Pool
 from mcnqm.errors import ParameterError
 from mcnqm.files import write_text
 from mcnqm.fits import log_slope, small_batch_regime, tradeoff
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
 from mcnqm.studies.contenders import CONTENDERS, Contender
-from mcnqm.tune import Guide, Route, Tuned, exact_route, simulated_route, theory_of, tune_one
+from mcnqm.tune import Guide, Route, Tuned, exact_route, guide_of, simulated_route, theory_of, tune_one
 
 __all__ = ["ScalingConfig", "examples_of_bounds", "run"]
 
@@ -69,7 +70,7 @@ class ScalingConfig:
     contenders: Mapping[str, Contender] = field(default_factory=_default)
     batch_sizes: tuple[int, ...] = tuple(2**k for k in range(17))
     target: float = 0.01
-    trajectories: int = 4
+    trajectories: int = 2
     replicates: int = 8
     seed: int = 0
     max_steps: int = 2**24
@@ -121,10 +122,18 @@ class _Notebook:
             folder.mkdir(parents=True, exist_ok=True)
             write_text(head, json.dumps(plain, indent=1))
 
+    def _path(self, name: str) -> Path | None:
+        safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+        return None if self._folder is None else self._folder / f"{safe}.json"
+
+    def has(self, name: str) -> bool:
+        path = self._path(name)
+        return path is not None and path.exists()
+
     def cell(self, name: str, compute: Callable[[], Tuned]) -> Tuned:
-        if self._folder is None:
+        path = self._path(name)
+        if path is None:
             return compute()
-        path = self._folder / f"{name}.json"
         if path.exists():
             return Tuned(**json.loads(path.read_text()))
         result = compute()
@@ -183,14 +192,6 @@ def run(
     config = ScalingConfig() if config is None else config
     meter = NoMeter() if meter is None else meter
     notebook = _Notebook(checkpoint, config)
-    options = {
-        "trajectories": config.trajectories,
-        "replicates": config.replicates,
-        "seed": config.seed,
-        "max_steps": config.max_steps,
-        "executor": executor,
-        "threads": threads,
-    }
     sizes = config.batch_sizes
     weight = {b: 1.0 / b + 1.0 / 256 for b in sizes}
     meter.start(len(config.contenders) * sum(weight.values()), "scaling")
@@ -207,24 +208,42 @@ def run(
         larger: list[Any] = known
         best = _cell(notebook, contender, b, sizes, config.seed, f"{label}-{b}-theory", route, larger)
         known.insert(0, best)
-        return Guide(route, best)
+        if notebook.has(f"{label}-{b}-simulated"):
+            return None
+        return guide_of(route, contender.at(b), next(iter(contender.search)), best)
 
-    # From the largest batch on: it is the cheapest, and each result tells the next search where to start.
-    cells = [(label, b) for label in config.contenders for b in reversed(sizes)]
-    # Theory runs on one core and knows nothing of the simulation: it goes ahead in a thread of its own.
-    ahead = ThreadPoolExecutor(1, thread_name_prefix="mcnqm-theory")
-    try:
-        guides = [ahead.submit(predicted, *cell) for cell in cells]
-        for (label, b), guide in zip(cells, guides, strict=True):
-            found, contender = simulated[label], config.contenders[label]
-            route = simulated_route(config.problem, b, config.target, **options)
-            known = guide.result()
-            name = f"{label}-{b}-simulated"
+    def chain(label: str, guides: Mapping[int, Future[Guide | None]], gate: Gate) -> None:
+        """All batch sizes of one optimizer, from the largest on: it is the cheapest, and each tells the next."""
+        found, contender = simulated[label], config.contenders[label]
+        for b in reversed(sizes):
+            route = simulated_route(
+                config.problem, b, config.target, trajectories=config.trajectories, replicates=config.replicates,
+                seed=config.seed, max_steps=config.max_steps, executor=gate,
+            )  # fmt: skip
+            known, name = guides[b].result(), f"{label}-{b}-simulated"
             found.insert(0, _cell(notebook, contender, b, sizes, config.seed, name, route, found, guide=known))
             meter.advance(weight[b])
-    finally:
-        ahead.shutdown(wait=False, cancel_futures=True)
-        meter.close()
+
+    # Optimizers side by side, on the same workers: what one does between two stretches of its runs, the others fill.
+    # Theory runs on one core and knows nothing of the simulation: it goes ahead in a thread of its own.
+    pool = Pool(executor, threads)
+    ahead = ThreadPoolExecutor(1, thread_name_prefix="mcnqm-theory")
+    chains = ThreadPoolExecutor(len(config.contenders), thread_name_prefix="mcnqm-chain")
+    with pool.shared() as gate:
+        try:
+            guides = {(label, b): ahead.submit(predicted, label, b) for b in reversed(sizes) for label in simulated}
+            running = [
+                chains.submit(chain, label, {b: guides[label, b] for b in sizes}, gate) for label in config.contenders
+            ]
+            wait(running, return_when=FIRST_EXCEPTION)
+            errors = [error for done in running if done.done() and (error := done.exception())]
+            if errors:  # the first closes the gate for the others
+                raise next((error for error in errors if not isinstance(error, Closed)), errors[0])
+        finally:
+            gate.close()
+            ahead.shutdown(wait=False, cancel_futures=True)
+            chains.shutdown(cancel_futures=True)
+            meter.close()
     return _labelled(config, simulated, theory)
 
 
@@ -255,8 +274,7 @@ def _cell(
             expected = larger[0].steps * sizes[-len(larger)] / batch_size  # at most, by perfect scaling
         return tune_one(route, optimizer, search, seed=seed, expected=expected, guide=guide)
 
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-    return notebook.cell(safe, compute)
+    return notebook.cell(name, compute)
 
 
 def _extrapolated(values: list[float], sizes: tuple[int, ...], name: str) -> float:
