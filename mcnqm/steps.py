@@ -95,8 +95,9 @@ def steps_to_target(
     By simulation, up to 96 steps, the answer is the first step at which the mean loss over all trajectories is at or
     below the target. Later (looks are 1 step apart up to 256, then 4 steps or 1/256 of the steps so far) a plain first
     passage would be early, since it takes the first favourable fluctuation; so the mean loss is first
-    smoothed by a local quadratic regression on log t, over a factor exp(±0.12) in t but not across a jump of a
-    schedule, with interpolation between looks. What bias is left by the nonlinearity of a first passage falls like one
+    smoothed by a local quadratic regression on log t, with interpolation between looks: over a factor exp(±0.12) in t,
+    exp(±0.25) beyond 2000 steps unless the risk is too steep there or freed of its noise by a control variate, and
+    not across a jump of a schedule. What bias is left by the nonlinearity of a first passage falls like one
     over the number of trajectories, and the jackknife removes its leading part: ``steps`` is so corrected, and rounded
     up. ``docs/steps.md`` has measurements of both.
 

@@ -570,9 +570,10 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
         while t_block < shard.stop and cancel[0] == 0:
             t_base = t_block - t_block % BLOCK  # blocks lie at the same steps however a run is cut
             t_end = min(t_base + BLOCK, shard.stop)
-            calls_each = (t_end - t_base + 3) // 4
-            n_calls = calls_each * n_trajectories
             first, last = t_block - t_base, t_end - t_base
+            skip = first // 4  # calls of the block whose steps are done
+            calls_each = (last + 3) // 4 - skip
+            n_calls = calls_each * n_trajectories
             offset = t_base - shard.start
             _fill_factors(
                 shard.scheduled, shard.which, shard.n_settings, shard.table, first, last, offset, factors, later
@@ -584,7 +585,7 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
 
             for k in range(calls_each):
                 for r in range(n_trajectories):
-                    calls[k * n_trajectories + r] = np.uint32(t_base // 4 + k)
+                    calls[k * n_trajectories + r] = np.uint32(t_base // 4 + skip + k)
                     owners[k * n_trajectories + r] = trajectories[r]
             for i in range(h.size):
                 if shard.examples == 0:
@@ -607,7 +608,7 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
                 while t < t_end:
                     due = record[r] if r < record.size else _NEVER
                     offset = t - t_base
-                    z0 = offset // 4 * n_trajectories + offset % 4 * n_calls
+                    z0 = (offset // 4 - skip) * n_trajectories + offset % 4 * n_calls
                     four = len(at_once) == 4 and not twins and offset % 4 == 0 and t + 4 <= min(due, t_end)
                     c0_t = offset * len(like_c) * LANES
                     f0 = i * cells * stride

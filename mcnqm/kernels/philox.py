@@ -34,8 +34,8 @@ def philox4x32(c0, c1, c2, c3, k0, k1):
     for _ in range(10):
         product_0 = (a & _LOW) * _MULTIPLIER_0
         product_1 = (c & _LOW) * _MULTIPLIER_1
-        a = (product_1 >> _HALF) ^ b ^ np.uint64(k0)
-        c = (product_0 >> _HALF) ^ d ^ np.uint64(k1)
+        a = (product_1 >> _HALF) ^ (b ^ np.uint64(k0))
+        c = (product_0 >> _HALF) ^ (d ^ np.uint64(k1))
         b = product_1
         d = product_0
         k0 = np.uint32(k0 + _WEYL_0)
