@@ -202,6 +202,8 @@ class Job:
     cells : int
         Run a mean-field twin beside every lane, its rates by so many cells of the starting point's law; 0: none. Not
         with an average (a value ``average`` among the settings).
+    dtype : {"float64", "float32"}
+        Of the state and of updates. The second with neither twins nor an average.
     """
 
     problem: NoisyQuadratic
@@ -211,6 +213,7 @@ class Job:
     seed: int
     per_example: bool = False
     cells: int = 0
+    dtype: str = "float64"
 
     @property
     def lanes(self) -> int:
@@ -420,6 +423,7 @@ def _shard(
         table=table,
         which=np.empty((0, tile.settings.size), np.int64) if times is None else times.which[:, tile.settings],
         evenly=evenly,
+        zero=np.float32(0.0) if job.dtype == "float32" else 0.0,
     )
 
 
@@ -528,7 +532,9 @@ class March:
     def _room(self, coordinates: int, like: ShardState) -> ShardState:
         """Room for the state of all that is alive, of as many variables as `like` has."""
         return ShardState(
-            np.empty((coordinates, like.lanes.shape[1], self._job.trajectories.size, self.alive.size)),
+            np.empty(
+                (coordinates, like.lanes.shape[1], self._job.trajectories.size, self.alive.size), like.lanes.dtype
+            ),
             np.empty((like.clock.shape[0], self.alive.size)),
             np.empty((*like.moments.shape[:3], self.alive.size)),
         )

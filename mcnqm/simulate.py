@@ -50,6 +50,7 @@ def simulate(
     minibatch: str = "exact",
     average: Any = None,
     control_variate: bool | None = None,
+    dtype: str = "float64",
     executor: Executor | None = None,
     threads: int | None = None,
     progress: Any = False,
@@ -86,8 +87,12 @@ def simulate(
         or a schedule of it (`mcnqm.averaging`). Losses are then those of the average.
     control_variate : bool, optional
         Run the mean-field twin of an adaptive optimizer (Adam, RMSProp) beside every lane, and use it to estimate
-        the risk with less variance. By default where there is a twin, at least 8 trajectories, no average, and
-        ``minibatch="exact"``: it adds about half to the time and changes no loss.
+        the risk with less variance. By default where there is a twin, at least 8 trajectories, no average,
+        ``minibatch="exact"`` and float64: it adds about half to the time and changes no loss.
+    dtype : {"float64", "float32"}
+        Of parameters, optimizer state and updates. The second makes sweeps of Adam about three times as fast, and with
+        rates worth running its rounding is far below the Monte Carlo error; see the notes for where it is not. Sums
+        over coordinates are float64 all the same. Not with an average.
     executor : concurrent.futures.Executor, optional
         Where to run shards. By default, threads of our own.
     threads : int, optional
@@ -121,6 +126,11 @@ def simulate(
 
     Notes
     -----
+    In float32 a parameter moves by no less than 6e-8 of itself. Where one step's noise, lr sqrt(c / B), is larger than
+    that, rounding is dither and averages out; where neither that nor the drift lr h θ is, parameters stand still. So
+    float32 is safe at rates near the best, and not at rates of a few millionths of the largest stable one; nor for
+    decays within 1e-4 of 1, where 1 - β has lost its digits. ``docs/performance.md`` has measurements.
+
     Results are bit-identical for any number of threads, any executor, and whichever other settings or trajectories
     are run along.
 
@@ -163,11 +173,16 @@ def simulate(
         for b in settings.values["batch_size"]:
             if b != np.floor(b) or b > MAX_EXAMPLES:
                 raise ParameterError("batch_size", float(b), allowed)
-    cells = twin_cells(count) if _controlled(control_variate, optimizer, count, per_example, average is not None) else 0
+    single = choice("dtype", dtype, ("float64", "float32")) == "float32"
+    if single and average is not None:
+        raise ParameterError("average", average, "be None with dtype='float32'")
+    excluded = "an average" if average is not None else "minibatch='per_example'" if per_example else None
+    excluded = "dtype='float32'" if single else excluded
+    cells = twin_cells(count) if _controlled(control_variate, optimizer, count, excluded) else 0
     pool = Pool(executor, threads)
     meter = meter_of(progress)
 
-    job = Job(problem, optimizer, settings, np.arange(count, dtype=np.uint32), key, per_example, cells)
+    job = Job(problem, optimizer, settings, np.arange(count, dtype=np.uint32), key, per_example, cells, dtype)
     kept = 0 if chosen is None else chosen.size
     meter.start(job.lanes * float(wanted[-1]) * (problem.dim + kept), "simulating")
     try:
@@ -215,6 +230,7 @@ def simulate(
                 "seed": key,
                 "minibatch": minibatch,
                 "control_variate": bool(cells),
+                "dtype": dtype,
             },
         ),
     )
@@ -279,17 +295,15 @@ def noise(
     return replay(key, code, r, i, integer("steps", steps, 0, MAX_STEPS)).astype(np.float64)
 
 
-def _controlled(wanted: bool | None, optimizer: Any, trajectories: int, per_example: bool, averaged: bool) -> bool:
-    """Whether to run twins."""
-    possible = has_twin(optimizer) and not per_example and not averaged
+def _controlled(wanted: bool | None, optimizer: Any, trajectories: int, excluded: str | None) -> bool:
+    """Whether to run twins; `excluded` names what they do not go with."""
+    possible = has_twin(optimizer) and excluded is None
     if wanted is None:
         return possible and trajectories >= _ENOUGH
     if not isinstance(wanted, (bool, np.bool_)):
         raise ParameterError("control_variate", wanted, "be True, False or None")
     if wanted and not possible:
-        allowed = "be False: this optimizer has no twin"
-        if averaged or per_example:
-            allowed = "be False with " + ("an average" if averaged else "minibatch='per_example'")
+        allowed = "be False: this optimizer has no twin" if excluded is None else f"be False with {excluded}"
         raise ParameterError("control_variate", wanted, allowed)
     return bool(wanted)
 

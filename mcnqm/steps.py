@@ -40,6 +40,7 @@ def steps_to_target(
     patience: float | None = None,
     control_variate: bool = True,
     average: Any = None,
+    dtype: str = "float64",
     executor: Executor | None = None,
     threads: int | None = None,
     progress: Any = False,
@@ -75,6 +76,8 @@ def steps_to_target(
     average : Number, optional
         Weight of the past in an average of the iterates, or a schedule of it, as for `mcnqm.simulate`: the target is
         the average's. Not by ``"mean-field"``.
+    dtype : {"float64", "float32"}
+        As for `mcnqm.simulate`, by simulation; the second has neither control variates nor averages.
     executor, threads, progress
         As for `mcnqm.simulate`.
 
@@ -141,10 +144,13 @@ def steps_to_target(
     values = dict(settings.values)
     targets = values.pop("target")
     plain = replace(settings, values=values)
-    twins = control_variate and average is None and has_twin(optimizer)
+    single = choice("dtype", dtype, ("float64", "float32")) == "float32"
+    if single and average is not None:
+        raise ParameterError("average", average, "be None with dtype='float32'")
+    twins = control_variate and average is None and has_twin(optimizer) and not single
     cells = twin_cells(each * count) if twins else 0
     settle_from = max((table.settles for table in settings.schedules.values()), default=0.0)
-    job = Job(problem, optimizer, plain, np.arange(each * count, dtype=np.uint32), key, cells=cells)
+    job = Job(problem, optimizer, plain, np.arange(each * count, dtype=np.uint32), key, cells=cells, dtype=dtype)
     meter = meter_of(progress)
     meter.start(float("nan"), "steps to target")
     try:

@@ -181,7 +181,7 @@ class _Simulated:
             effort = min(_LONG / max(expected, 1.0), _EFFORT if expected > _SHORT_EFFORT else _EFFORT_SHORT)
             if expected <= _TWIN_FROM:
                 options["control_variate"] = False  # before noise dominates it costs more than it brings
-            elif has_twin(optimizer):
+            elif has_twin(optimizer) and options.get("dtype") != "float32":
                 options["replicates"] = min(options["replicates"], _TWIN_REPLICATES)
                 effort /= 8.0
             options["trajectories"] = max(int(min(effort * options["trajectories"], room)), 1)
@@ -590,6 +590,7 @@ def tune(
     replicates: int = 4,
     seed: int = 0,
     max_steps: int = 2**22,
+    dtype: str = "float64",
     executor: Executor | None = None,
     threads: int | None = None,
 ) -> xr.Dataset:
@@ -613,7 +614,7 @@ def tune(
     trajectories : int
         Trajectories of each replicate in a run of 40 000 steps; by simulation longer runs get fewer, shorter ones up to
         4 times, below 300 steps 16 times as many. Adam gets fewer where its twin helps.
-    replicates, seed, max_steps, executor, threads
+    replicates, seed, max_steps, dtype, executor, threads
         As for `mcnqm.steps_to_target`.
 
     Returns
@@ -670,6 +671,7 @@ def tune(
         "replicates": integer("replicates", replicates, 2),
         "seed": seed,
         "max_steps": integer("max_steps", max_steps, 1),
+        "dtype": choice("dtype", dtype, ("float64", "float32")),
         "executor": executor,
         "threads": threads,
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +126,19 @@ def test_bad_input_in_a_process_of_its_own(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def _wait_until_at_work(process):
+    """Until it has used as much processor time as importing everything takes, twice over; or so long."""
+    for _ in range(600):
+        time.sleep(0.1)
+        stat = Path(f"/proc/{process.pid}/stat")
+        if not stat.exists():
+            time.sleep(8)
+            return
+        user, system = stat.read_text().rsplit(")", 1)[1].split()[11:13]
+        if int(user) + int(system) > 7 * os.sysconf("SC_CLK_TCK"):
+            return
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
 def test_interruption_leaves_no_traceback_and_no_file(tmp_path):
     process = subprocess.Popen(
@@ -133,7 +148,7 @@ def test_interruption_leaves_no_traceback_and_no_file(tmp_path):
         text=True,
         cwd=tmp_path,
     )
-    time.sleep(8)  # imported, (perhaps) compiled, and at work
+    _wait_until_at_work(process)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

@@ -27,6 +27,7 @@ __all__ = [
     "inlined",
     "load_row",
     "load_state",
+    "number",
     "put",
     "scalar",
     "scheduled",
@@ -130,12 +131,28 @@ def put(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, types.intp, array.dtype), codegen
 
 
+@intrinsic
+def number(typingctx: Any, value: Any, like: Any) -> Any:
+    """`value` in the type of `like`: for constants in updates that may run in float32 as well as in float64.
+
+    Called from plain Python it is not needed, and not there.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.cast(builder, args[0], value, like)
+
+    return like(value, like), codegen
+
+
 def _load(like: Any, array: Any, stride: Any, mark: str) -> Any:
     step = stride.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        loads = [builder.load(_element(context, builder, array, args[1], args[2], k, step)) for k in range(len(like))]
-        return context.make_tuple(builder, like, [_marked(builder, load, mark) for load in loads])
+        loads = []
+        for k, kind in enumerate(like.types):
+            load = builder.load(_element(context, builder, array, args[1], args[2], k, step))
+            loads.append(context.cast(builder, _marked(builder, load, mark), array.dtype, kind))
+        return context.make_tuple(builder, like, loads)
 
     return like(like, array, types.intp, stride), codegen
 
@@ -144,8 +161,8 @@ def _store(values: Any, array: Any, stride: Any, mark: str) -> Any:
     step = stride.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        for k in range(len(values)):
-            value = builder.extract_value(args[0], k)
+        for k, kind in enumerate(values.types):
+            value = context.cast(builder, builder.extract_value(args[0], k), kind, array.dtype)
             _marked(builder, builder.store(value, _element(context, builder, array, args[1], args[2], k, step)), mark)
         return context.get_dummy_value()
 
@@ -156,16 +173,16 @@ def _store(values: Any, array: Any, stride: Any, mark: str) -> Any:
 def load_row(typingctx: Any, like: Any, array: Any, index: Any, stride: Any) -> Any:
     """Read the tuple ``array[index], array[index + stride], ...``, of the type and length of `like`.
 
-    `array` is one-dimensional float64, not the lanes' state, `stride` a compile-time constant. Kernels keep all lanes'
-    numbers in one array, a fixed stride apart, so that the compiler knows that no two of them overlap and vectorises
-    without checks at run time. A NamedTuple in gives a NamedTuple out: the hyperparameters of one lane.
+    `array` is one-dimensional, of floats, not the lanes' state, `stride` a compile-time constant. Kernels keep all
+    lanes' numbers in one array, a fixed stride apart, so that the compiler knows that no two of them overlap and
+    vectorises without checks at run time. A NamedTuple in gives a NamedTuple out: the hyperparameters of one lane.
     """
     return _load(like, array, stride, "noalias")
 
 
 @intrinsic(prefer_literal=True)
 def store_row(typingctx: Any, values: Any, array: Any, index: Any, stride: Any) -> Any:
-    """Write a tuple of float64 to ``array[index], array[index + stride], ...``; `load_row` reads it back."""
+    """Write a tuple of floats to ``array[index], array[index + stride], ...``; `load_row` reads it back."""
     return _store(values, array, stride, "")
 
 
@@ -203,7 +220,7 @@ def scheduled_row(typingctx: Any, mask: Any, values: Any, array: Any, index: Any
                 row = _rows_before(kinds, k)
                 factor = builder.load(_element(context, builder, array, args[2], args[3], row, step))
                 _marked(builder, factor, "noalias")
-                entry = builder.fmul(entry, factor)
+                entry = builder.fmul(entry, context.cast(builder, factor, array.dtype, values.types[k]))
             entries.append(entry)
         return context.make_tuple(builder, values, entries)
 
@@ -221,9 +238,9 @@ def scheduled(typingctx: Any, mask: Any, values: Any, value: Any, array: Any, in
         row = _rows_before(kinds, len(values))
         factor = builder.load(_element(context, builder, array, args[3], args[4], row, step))
         _marked(builder, factor, "noalias")
-        return builder.fmul(args[2], factor)
+        return builder.fmul(args[2], context.cast(builder, factor, array.dtype, value))
 
-    return types.float64(mask, values, types.float64, array, types.intp, stride), codegen
+    return value(mask, values, value, array, types.intp, stride), codegen
 
 
 @intrinsic(prefer_literal=True)

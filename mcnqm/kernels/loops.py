@@ -40,6 +40,7 @@ from mcnqm.kernels.jit import (
     get,
     load_row,
     load_state,
+    number,
     put,
     scalar,
     scheduled,
@@ -102,6 +103,8 @@ class Shard(NamedTuple):
         Whose row each of them follows in the table, for every setting.
     evenly : bool
         Whether the noise has the same scale in all settings at all steps.
+    zero : float64 or float32
+        0 in the type of the state and of all arithmetic on it; times, sums and twins are float64 throughout.
     """
 
     seed: Any
@@ -126,6 +129,7 @@ class Shard(NamedTuple):
     table: Any = np.empty((0, 0))
     which: Any = np.empty((0, LANES), np.int64)
     evenly: bool = False
+    zero: Any = 0.0
 
 
 def _mix(gamma, x, mean):
@@ -158,7 +162,8 @@ def _scale_of(even, params, place):
 @overload(_scale_of, jit_options={"forceinline": True})
 def _scale_if_uneven(even, params, place):
     if len(even):
-        return lambda even, params, place: 1.0
+        one = np.float32(1.0) if params.dtype == numba.float32 else 1.0
+        return lambda even, params, place: one
     return lambda even, params, place: get(params, place)
 
 
@@ -181,7 +186,7 @@ def _by_setting(q, even, like_p, like_s, like_c, n, h, params, p0, state, s0, co
     for j in range(n):
         p = load_row(like_p, params, p0 + j, LANES)
         sigma = _scale_of(even, params, p0 + len(like_p) * LANES + j)
-        (x,) = load_state((0.0,), state, s0 + j, LANES)
+        (x,) = load_state((h,), state, s0 + j, LANES)
         s = load_state(like_s, state, s0 + LANES + j, LANES)
         mean = load_state(like_m, state, m0 + j, LANES)
         f = f0 + j
@@ -214,7 +219,7 @@ def _by_trajectory(q, even, like_p, like_s, like_c, n, h, params, p0, state, s0,
     nc = _now(mask, p, sigma, factors, f0 + 2 * later)
     nd = _now(mask, p, sigma, factors, f0 + 3 * later)
     for j in range(n):
-        (x,) = load_state((0.0,), state, s0 + j, LANES)
+        (x,) = load_state((h,), state, s0 + j, LANES)
         s = load_state(like_s, state, s0 + LANES + j, LANES)
         mean = load_state(like_m, state, m0 + j, LANES)
         x, s, mean = _step(na, h, ca, get(z, z0 + j), x, s, mean)
@@ -473,9 +478,10 @@ def _fill_factors_if_scheduled(mask, which, n_settings, table, first, last, offs
 def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
     """The kernel that runs every lane of a shard from ``shard.start`` to ``shard.stop`` completed steps.
 
-    ``advance(layout, like_p, like_s, like_c, like_k, like_f, like_y, like_a, shard, state, clock, moments, out,
+    ``advance(layout, wide_p, like_p, like_s, like_c, like_k, like_f, like_y, like_a, shard, state, clock, moments, out,
     expected, cancel)``, where the ``like_*`` are tuples of floats of the types of the hyperparameters, state,
-    coefficients and clock, and of the twin's moments, state and rates, empty without twin; the arguments after the
+    coefficients and clock, and of the twin's moments, state and rates, empty without twin; `wide_p` is `like_p` in
+    float64, for what is done once per setting; the arguments after the
     shard are written (`cancel`, uint8 of shape (1,), is read: the kernel returns early once it is not 0).
 
     Compiled kernels are cached on disk. Numba's cache knows the file of the function it caches, but not what was
@@ -486,6 +492,7 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
 
     def advance(
         layout,
+        wide_p,
         like_p,
         like_s,
         like_c,
@@ -516,15 +523,15 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
 
         flat = shard.settings.reshape(shard.settings.size)
         evenly = shard.evenly
-        params = np.empty(h.size * (len(like_p) + 2) * LANES)
-        _prepare(like_p, flat, shard.n_settings, h, shard.noise, evenly, params)
-        coefs = np.empty(BLOCK * len(like_c) * LANES + 1)
+        params = np.empty(h.size * (len(like_p) + 2) * LANES, state.dtype)
+        _prepare(wide_p, flat, shard.n_settings, h, shard.noise, evenly, params)
+        coefs = np.empty(BLOCK * len(like_c) * LANES + 1, state.dtype)
         later = shard.which.shape[0] * LANES  # from step to step
         factors = np.empty(BLOCK * later + 1)
         most = BLOCK // 4 * n_trajectories
         words = np.empty(4 * most, np.uint32)
         z = np.empty(4 * most, np.float32)
-        push = np.empty(4 * most)
+        push = np.empty(4 * most, state.dtype)
         total = np.empty(4 * most)
         calls = np.zeros(most, np.uint32)
         owners = np.empty(most, np.uint32)
@@ -579,7 +586,7 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
                 shard.scheduled, shard.which, shard.n_settings, shard.table, first, last, offset, factors, later
             )
             _tick_block(
-                *(like_p, like_c, like_k, shard.scheduled, flat, shard.n_settings),
+                *(wide_p, like_c, like_k, shard.scheduled, flat, shard.n_settings),
                 *(first, last, clock, coefs, factors, later),
             )
 
@@ -601,6 +608,7 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
                         z,
                         total,
                     )
+                h_i = number(h[i], shard.zero)
                 p0_i = i * (len(like_p) + 2) * LANES
                 _scale(z, 4 * n_calls, params[p0_i + (len(like_p) + 1) * LANES] if evenly else 1.0, push)
                 r = next_record
@@ -641,17 +649,17 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
                         twin = _twin(like_f, like_y, like_a, moments, cell, k0, a0, stride, rates)
                         if four and evenly:
                             _advance(
-                                *(layout, at_once, _EVEN, like_p, like_s, like_c, n, h[i]),
+                                *(layout, at_once, _EVEN, like_p, like_s, like_c, n, h_i),
                                 *(params, p0, state, s0, coefs, c0, push, zg, n_calls, times, twin),
                             )
                         elif four:
                             _advance(
-                                *(layout, at_once, (), like_p, like_s, like_c, n, h[i]),
+                                *(layout, at_once, (), like_p, like_s, like_c, n, h_i),
                                 *(params, p0, state, s0, coefs, c0, push, zg, n_calls, times, twin),
                             )
                         else:
                             _advance(
-                                *(layout, _ONE_STEP, (), like_p, like_s, like_c, n, h[i]),
+                                *(layout, _ONE_STEP, (), like_p, like_s, like_c, n, h_i),
                                 *(params, p0, state, s0, coefs, c0, push, zg, 0, times, twin),
                             )
                     t += 4 if four else 1

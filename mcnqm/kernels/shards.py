@@ -25,14 +25,14 @@ class ShardState(NamedTuple):
 
     Attributes
     ----------
-    lanes : ndarray of float64, shape (coordinates, variables, trajectories, settings)
+    lanes : ndarray of float64 or float32, shape (coordinates, variables, trajectories, settings)
         theta and the optimizer's state variables; then those of a twin, or the average of the iterates.
     clock : ndarray of float64, shape (clock variables, settings)
     moments : ndarray of float64, shape (coordinates, cells, moments, settings)
         Of the twin; without one, no cells.
     """
 
-    lanes: NDArray[np.float64]
+    lanes: NDArray[Any]
     clock: NDArray[np.float64]
     moments: NDArray[np.float64]
 
@@ -115,14 +115,15 @@ def advance_shard(
     if shard.keep > 1 + len(rule.state):
         raise ParameterError("keep", shard.keep, f"be at most {1 + len(rule.state)} for {hyper_type.__name__}")
     fields = len(hyper_type._fields)  # type: ignore[attr-defined]
-    like_p = hyper_type._make([1.0] * fields)  # type: ignore[attr-defined]
-    like_s = (0.0,) * len(rule.state)
+    wide_p = hyper_type._make([1.0] * fields)  # type: ignore[attr-defined]
+    like_p = hyper_type._make([shard.zero] * fields)  # type: ignore[attr-defined]
+    like_s = (shard.zero,) * len(rule.state)
     like_k = rule.clock_start
-    like_c: tuple[float, ...] = ()
+    like_c: tuple[Any, ...] = ()
     if rule.clock is not None:
         first = hyper_type._make(shard.settings[:fields, 0].tolist())  # type: ignore[attr-defined]
         with np.errstate(all="ignore"):  # only how many there are counts; what is scheduled may be out of range here
-            like_c = tuple(float(c) for c in rule.clock.py_func(first, like_k)[1])  # type: ignore[attr-defined]
+            like_c = (shard.zero,) * len(rule.clock.py_func(first, like_k)[1])  # type: ignore[attr-defined]
     cells = shard.share.shape[1]
     twin = rule.twin if cells else None
     if cells and twin is None:
@@ -132,14 +133,14 @@ def advance_shard(
     like_a: tuple[float, ...] = ()
     if twin is not None:
         first = hyper_type._make(shard.settings[:fields, 0].tolist())  # type: ignore[attr-defined]
-        like_a = tuple(float(a) for a in twin.rates.py_func(first, like_c, 1.0, 1.0, like_f)[1])  # type: ignore[attr-defined]
+        like_a = (0.0,) * len(twin.rates.py_func(first, like_c, 1.0, 1.0, like_f)[1])  # type: ignore[attr-defined]
 
     trajectories, settings = shard.trajectories.size, shard.n_settings
     wide = _padded(shard, by_setting)
     groups, lanes = (trajectories, settings) if by_setting else (settings, trajectories)
     averaged = bool(shard.scheduled) and bool(shard.scheduled[-1])
     variables = 1 + len(like_s) + (0 if twin is None else 1 + len(like_y)) + averaged
-    room = _zeros((shard.curvature.size, groups, variables, LANES))
+    room = _zeros((shard.curvature.size, groups, variables, LANES), type(shard.zero))
     moments = _zeros((shard.curvature.size, cells, len(like_f) + len(like_a), LANES))
     clock = np.repeat(np.array(like_k, dtype=np.float64)[:, np.newaxis], LANES, axis=1)
     # (coordinate, variable, trajectory, setting) to (coordinate, group, variable, lane)
@@ -160,7 +161,7 @@ def advance_shard(
     layout = BY_SETTING if by_setting else BY_TRAJECTORY
     flag = new_cancel_flag() if cancel is None else cancel
     flat = (a.reshape(-1) for a in (room, clock, moments, out, expected))
-    kernel(layout, like_p, like_s, like_c, like_k, like_f, like_y, like_a, wide, *flat, flag)
+    kernel(layout, wide_p, like_p, like_s, like_c, like_k, like_f, like_y, like_a, wide, *flat, flag)
 
     # (output, record, group, kept, lane) to (record, trajectory, setting, output, kept)
     result = out[..., :lanes].transpose((1, 2, 4, 0, 3) if by_setting else (1, 4, 2, 0, 3))
@@ -171,11 +172,11 @@ def advance_shard(
     return ShardResult(result, expected[:, :settings], end)
 
 
-def _zeros(shape: tuple[int, ...]) -> NDArray[np.float64]:
+def _zeros(shape: tuple[int, ...], kind: type = float) -> NDArray[Any]:
     """Zeros that begin on a cache line: NumPy's begin anywhere, and half of all vectors would then straddle two."""
     size = math.prod(shape)
-    room = np.zeros(size + 8)
-    first = -room.ctypes.data % 64 // 8
+    room: NDArray[Any] = np.zeros(size + 16, kind)
+    first = -room.ctypes.data % 64 // room.itemsize
     return room[first : first + size].reshape(shape)
 
 

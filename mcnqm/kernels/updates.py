@@ -16,7 +16,7 @@ from numba.extending import overload
 
 from mcnqm.domains import real_array
 from mcnqm.errors import ParameterError
-from mcnqm.kernels.jit import fma, scalar
+from mcnqm.kernels.jit import fma, number, scalar
 from mcnqm.optimizers import Adam, Lion, RMSProp
 
 __all__ = [
@@ -411,12 +411,13 @@ def _adam_twin(p, a, g, y, s):
     twin=Twin(_adam_twin, ("first_moment",), _adam_rates, ("yy", "ym", "mm", "v")),
 )
 def _adam(p, c, g, theta, s):
-    m = fma(p.beta1, s[0], (1.0 - p.beta1) * g)
-    v = fma(p.beta2, s[1], (1.0 - p.beta2) * g * g)
+    zero, one = number(0.0, g), number(1.0, g)
+    m = fma(p.beta1, s[0], (one - p.beta1) * g)
+    v = fma(p.beta2, s[1], (one - p.beta2) * g * g)
     decayed = fma(-p.lr * p.weight_decay, theta, theta)
     # Without any gradient so far m and v are 0, and 0 / 0 would poison the lane: it stays where it is.
     denominator = np.sqrt(v) + c[1]
-    direction = m / denominator if denominator > 0.0 else 0.0
+    direction = m / denominator if denominator > zero else zero
     return fma(-c[0], direction, decayed), (m, v)
 
 
@@ -439,15 +440,17 @@ def _rmsprop_twin(p, a, g, y, s):
     twin=Twin(_rmsprop_twin, (), _rmsprop_rates, ("yy", "v")),
 )
 def _rmsprop(p, c, g, theta, s):
-    v = fma(p.alpha, s[0], (1.0 - p.alpha) * g * g)
+    zero, one = number(0.0, g), number(1.0, g)
+    v = fma(p.alpha, s[0], (one - p.alpha) * g * g)
     denominator = np.sqrt(v) + p.eps
-    direction = g / denominator if denominator > 0.0 else 0.0
+    direction = g / denominator if denominator > zero else zero
     return fma(-p.lr, direction, theta), (v,)
 
 
 @update_rule(Lion, state=("momentum",))
 def _lion(p, c, g, theta, s):
-    direction = fma(p.beta1, s[0], (1.0 - p.beta1) * g)
-    sign = (1.0 if direction > 0.0 else 0.0) - (1.0 if direction < 0.0 else 0.0)
+    zero, one = number(0.0, g), number(1.0, g)
+    direction = fma(p.beta1, s[0], (one - p.beta1) * g)
+    sign = (one if direction > zero else zero) - (one if direction < zero else zero)
     decayed = fma(-p.lr * p.weight_decay, theta, theta)
-    return fma(-p.lr, sign, decayed), (fma(p.beta2, s[0], (1.0 - p.beta2) * g),)
+    return fma(-p.lr, sign, decayed), (fma(p.beta2, s[0], (one - p.beta2) * g),)
