@@ -7,6 +7,7 @@ from multiprocessing import get_context
 
 import numpy as np
 import pytest
+from selection import mostly_slow
 
 import mcnqm
 from mcnqm.engine import Job, March, Pool, run_loss
@@ -23,6 +24,7 @@ OPTIMIZERS = {
     "RMSProp": mcnqm.RMSProp(lr=np.geomspace(1e-3, 0.1, 21)),
     "Lion": mcnqm.Lion(lr=np.geomspace(1e-3, 0.1, 21)),
 }
+SOME = mostly_slow(OPTIMIZERS, "SGD", "heavy ball", "Adam")
 STEPS = 203  # a multiple of nothing
 
 
@@ -30,7 +32,7 @@ def run(optimizer, **options):
     return mcnqm.simulate(PROBLEM, optimizer, **{"batch_size": 4, "steps": STEPS, "trajectories": 5, **options})
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", SOME)
 def test_threads_and_repetition(name):
     once = run(OPTIMIZERS[name], threads=1)
     assert run(OPTIMIZERS[name], threads=1).identical(once)
@@ -45,7 +47,7 @@ def test_process_pool():
             assert run(optimizer, executor=pool, coordinates=[0, 7]).identical(run(optimizer, coordinates=[0, 7]))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", SOME)
 def test_shard_sizes(name):
     optimizer = OPTIMIZERS[name]
     record = recorded_steps(STEPS)
@@ -55,7 +57,7 @@ def test_shard_sizes(name):
         assert np.array_equal(run_loss(job, record, Pool(), NoMeter(), most_lanes=most_lanes).loss, whole), most_lanes
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", SOME)
 def test_any_subset_of_the_lanes(name):
     optimizer = OPTIMIZERS[name]
     whole = run(optimizer, trajectories=40, batch_size=[1, 4])
@@ -72,7 +74,7 @@ def test_momentum_zero_beside_others():
     assert np.array_equal(both.loss.isel(momentum=0), run(mcnqm.SGD(lr=0.1)).loss)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", SOME)
 def test_records_and_length_do_not_matter(name):
     """Four steps in registers, single steps, and a run that ends elsewhere are the same arithmetic."""
     optimizer = OPTIMIZERS[name]
@@ -82,7 +84,7 @@ def test_records_and_length_do_not_matter(name):
     assert np.array_equal(run(optimizer, steps=77).loss.isel(step=-1), every.loss.sel(step=77))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", SOME)
 @pytest.mark.parametrize("trajectories", [5, 30])
 def test_a_march_in_stretches(name, trajectories):
     """Stopping anywhere, dropping settings and going on is the same as running through."""

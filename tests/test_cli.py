@@ -259,6 +259,7 @@ def test_a_second_process_uses_the_compiled_kernel():
     assert second.stdout.strip() == "0", "kernels were compiled again"
 
 
+@pytest.mark.slow
 def test_cached_kernels_of_a_module_that_is_gone(tmp_path):
     """A cache that knows some user's optimizer must stay readable where that module is not."""
     (tmp_path / "mine.py").write_text(

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from selection import mostly_slow
 
 from mcnqm import SGD, NoisyQuadratic, analytic
 from mcnqm.errors import ParameterError
@@ -148,11 +149,12 @@ def slope_intervals(rng, points, stated=1.0, truth=1.0):
     return (low <= truth) & (truth <= high)
 
 
-@pytest.mark.parametrize("points", [3, 4, 6, 10])
+@pytest.mark.parametrize("points", mostly_slow([3, 4, 6, 10], 4))
 def test_slope_interval_holds_the_truth(points):
     assert covered(slope_intervals(np.random.default_rng(points), points))
 
 
+@pytest.mark.slow
 def test_slope_interval_holds_the_truth_when_errors_are_understated():
     assert covered(slope_intervals(np.random.default_rng(2), 10, stated=1 / 3))
 
@@ -175,12 +177,14 @@ def tradeoff_intervals(rng, batch, stated=1.0, bias=1.0):
     return held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [OCTAVES[:14], 4.0 ** np.arange(1, 6)], ids=["octaves", "five points"])
 def test_tradeoff_intervals_hold_the_truth(batch):
     for name, held in tradeoff_intervals(np.random.default_rng(batch.size), batch).items():
         assert covered(held), f"{name}: {np.mean(held)}"
 
 
+@pytest.mark.slow
 def test_coverage_of_tradeoffs_notices_what_is_wrong():
     for name, held in tradeoff_intervals(np.random.default_rng(5), OCTAVES[:14], bias=1.03).items():
         assert not covered(held), f"{name}: {np.mean(held)}"

@@ -176,9 +176,9 @@ def test_any_number_of_pieces(problem: NoisyQuadratic, pieces: int, batch_size: 
     ("optimizer", "tune_momentum"),
     [
         (SGD(lr=0.1, momentum=0.9), False),
-        (SGD(lr=0.1, momentum=0.8, nesterov=True), False),
+        pytest.param(SGD(lr=0.1, momentum=0.8, nesterov=True), False, marks=pytest.mark.slow),
         (SGD(lr=0.1, precondition=0.5), False),
-        (SGD(lr=0.1, momentum=0.9), True),
+        pytest.param(SGD(lr=0.1, momentum=0.9), True, marks=pytest.mark.slow),
         pytest.param(SGD(lr=0.1, nesterov=True, precondition=0.5), True, marks=pytest.mark.slow),
     ],
 )

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
+from selection import mostly_slow
 
 import mcnqm
 from mcnqm import SGD, Adam, Lion, ParameterError, RMSProp, averaging, schedules
@@ -193,7 +194,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", mostly_slow(OPTIMIZERS, "heavy ball", "AdamW"))
 def test_simulation_follows_schedules(name):
     """Rates, momentum, batch sizes and an average, in both layouts: fewer settings than trajectories, and more."""
     optimizer = OPTIMIZERS[name]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from selection import mostly_slow
 
 import mcnqm
 from mcnqm.analytic import _composed
@@ -139,7 +140,7 @@ def test_value_and_gradient_are_those_of_the_walk(seed: int, pieces: int) -> Non
         np.testing.assert_allclose(plain[1], by_lr, rtol=1e-9, atol=10 * floor + 1e-13 * np.abs(by_lr).max())
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 50, 500])
+@pytest.mark.parametrize("pieces", mostly_slow([1, 2, 50, 500], 1, 2, 50))
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_gradient_of_many_pieces(pieces: int, nesterov: bool) -> None:
     rng = np.random.default_rng(pieces)

@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from selection import mostly_slow
 
 import mcnqm
 from mcnqm import SGD, NoisyQuadratic, ParameterError, analytic, averaging, schedules
@@ -86,7 +87,7 @@ AVERAGES = {
 }
 
 
-@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("average", mostly_slow(AVERAGES, "none", "tail", "growing"))
 @pytest.mark.parametrize("case", CASES)
 def test_risk_equals_the_recursion(case, average):
     """Relative error below 1e-16 a step; every step recorded, or few, so that stretches are leapt over."""

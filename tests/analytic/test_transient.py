@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from selection import mostly_slow
 
 import mcnqm
 from mcnqm import SGD, NoisyQuadratic, ParameterError, analytic
@@ -35,7 +36,7 @@ def relative_error(case: exact_recursion.Case, steps: int) -> float:
     return float(abs(got - expected) / expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, "heavy ball", "averaged heavy ball"))
 def test_risk_equals_the_recursion_in_500_random_cases(kind: str) -> None:
     rng = np.random.default_rng([KINDS.index(kind), 3])
     worst = (0.0, None, 0)
