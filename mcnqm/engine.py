@@ -139,7 +139,9 @@ class Pool:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.workers = cores if threads is None else integer("threads", threads, 1)
         self.executor = executor
-        self.cancel = executor.cancel if isinstance(executor, Gate) else new_cancel_flag()
+        self.cancel = new_cancel_flag()
+        if isinstance(executor, Gate):
+            self.cancel, self.workers = executor.cancel, executor._max_workers
 
     @contextmanager
     def shared(self) -> Iterator[Gate]:

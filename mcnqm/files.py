@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from mcnqm.errors import ParameterError
 __all__ = ["check_writable", "write_dataset", "write_text", "write_whole"]
 
 _INT32_MAX = 2**31 - 1
+_UMASK = threading.Lock()
+"""A process has one umask, and reading it means setting it for a moment."""
 
 
 def check_writable(name: str, path: str | os.PathLike[str], suffixes: tuple[str, ...]) -> Path:
@@ -53,8 +56,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     temporary = Path(name)
     try:
         write(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
+        with _UMASK:
+            umask = os.umask(0)
+            os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp's files are private; an ordinary file is not
         temporary.replace(path)
     finally:

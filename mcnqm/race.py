@@ -4,8 +4,8 @@ The estimator: the first step at which the estimated risk is at or below the tar
 estimate is the mean loss over all trajectories at every step. Later, where a first passage would pick out the first
 favourable fluctuation of that mean, it is a local quadratic regression of the mean loss on log t: the risk is smooth
 there, while fluctuations last for a fraction of the window, and the regression is linear in the loss, so it does not
-bias the risk. The window is a factor exp(±`_WINDOW`) in t; in long runs exp(±`_WIDE`), where the risk is not too steep
-for that.
+bias the risk. The window is a factor exp(±`_WINDOW`) in t; in long runs exp(±`_WIDE`), unless the
+risk is seen to bend too much for that.
 
 Losses of adaptive optimizers are first freed of what their mean-field twins explain (`mcnqm.statistics.controlled`).
 Little noise is left then, so their window stays narrow.
@@ -46,8 +46,9 @@ _WINDOW = 0.12
 _WIDE, _WIDE_FROM = 0.25, 2000
 """The same from so many steps on: the error of SGD's steps falls by a third, for runs longer by an eighth."""
 
-_STEEP = float(np.exp(2.0))
-"""Where the risk falls by more than this factor over the wide window, a quadratic does not follow it."""
+_TELLING = 5.0
+"""Where the wide window's estimate differs from the narrow one's by more than so many standard errors of that, a
+quadratic does not follow the risk over the wide one."""
 
 _FEWEST = 6
 """Looks that a regression needs."""
@@ -162,6 +163,7 @@ def run_race(
             level[alive] = np.log(np.where(np.isfinite(risk), risk, np.nan)).mean(axis=(1, 2))
             octaves.append((march.step, level))
             steady = _steady(octaves, alive, initial, settle_from) & settle[alive] & ~gone
+            steady &= risk[:, 0, -1] > targets[alive]  # below it the crossing only waits for its window
             reason[alive[steady]] = _STEADY
             gone |= steady
         if gone.any():
@@ -252,11 +254,11 @@ class _Curve:
         half = float(self._window.half(t))
         smooth = self._regression(k, half)
         if half > _WINDOW:
-            early, late = np.searchsorted(self.steps, t * np.exp([-half, half]))
+            narrow = self._regression(k, _WINDOW)
             with np.errstate(invalid="ignore"):
-                steep = self._raw[..., early] > _STEEP * self._raw[..., min(late, self.steps.size) - 1]
-            if steep.any():
-                smooth = np.where(steep, self._regression(k, _WINDOW), smooth)
+                gap = smooth - narrow
+                bent = np.abs(gap[:, 0]) > _TELLING * jackknife(gap)[1]
+            smooth = np.where(bent[:, np.newaxis], narrow, smooth)
         with np.errstate(invalid="ignore"):
             # Where a diverging risk outruns the quadratic, the regression means nothing.
             sound = (smooth > 0.5 * raw) & (smooth < 2 * raw)

@@ -99,10 +99,10 @@ def steps_to_target(
     below the target. Later (looks are 1 step apart up to 256, then 4 steps or 1/256 of the steps so far) a plain first
     passage would be early, since it takes the first favourable fluctuation; so the mean loss is first
     smoothed by a local quadratic regression on log t, with interpolation between looks: over a factor exp(±0.12) in t,
-    exp(±0.25) beyond 2000 steps unless the risk is too steep there or freed of its noise by a control variate, and
-    not across a jump of a schedule. What bias is left by the nonlinearity of a first passage falls like one
-    over the number of trajectories, and the jackknife removes its leading part: ``steps`` is so corrected, and rounded
-    up. ``docs/steps.md`` has measurements of both.
+    exp(±0.25) beyond 2000 steps unless the risk is seen to bend too much there, or is freed of its noise by a control
+    variate, and not across a jump of a schedule. What bias is left by the nonlinearity of a first passage falls like
+    one over the number of trajectories, and the jackknife removes its leading part: ``steps`` is so corrected, and
+    rounded up. ``docs/steps.md`` has measurements of both.
 
     A setting whose risk falls by less than 2 % in two successive octaves of steps, below half or above all of the
     initial risk, is taken to be in its steady state; under SGD only if the exact steady state is above the target, and
@@ -122,6 +122,7 @@ def steps_to_target(
     True
     """
     choice("method", method, ("simulate", "analytic", "mean-field"))
+    single = choice("dtype", dtype, ("float64", "float32")) == "float32"
     if method == "analytic":
         return analytic.steps_to_target(problem, optimizer, batch_size, target, max_steps=max_steps, average=average)
     if method == "mean-field":
@@ -144,7 +145,6 @@ def steps_to_target(
     values = dict(settings.values)
     targets = values.pop("target")
     plain = replace(settings, values=values)
-    single = choice("dtype", dtype, ("float64", "float32")) == "float32"
     if single and average is not None:
         raise ParameterError("average", average, "be None with dtype='float32'")
     twins = control_variate and average is None and has_twin(optimizer) and not single
@@ -176,7 +176,13 @@ def steps_to_target(
             "reason": (dims, settings.unflatten(reasons)),
         },
         coords={**settings.coords, "estimate": ["all", *(f"without {k}" for k in range(count))]},
-        attrs={"method": "simulate", "trajectories": each, "replicates": count, "mcnqm_version": __version__},
+        attrs={
+            "method": "simulate",
+            "trajectories": each,
+            "replicates": count,
+            "dtype": dtype,
+            "mcnqm_version": __version__,
+        },
     )
 
 

@@ -76,8 +76,9 @@ batch picks a favourable draw of the starting points."""
 _SHORTEST = 100
 """Up to so many steps whole numbers show: the best is read off a dense grid rather than fitted."""
 
-_TWIN_FROM, _TWIN_REPLICATES = 1500, 3
-"""Runs of so many steps need few trajectories if there is a control variate: noise has long been averaged by then."""
+_TWIN_FROM, _TWIN_REPLICATES = 1500, 4
+"""Runs of so many steps need few trajectories if there is a control variate: noise has long been averaged by then. With
+fewer than four, `controlled` has too few others to regress on."""
 
 _AROUND = 1.1
 """With a theory to start from, candidates lie where it predicts up to so many times the fewest steps .."""
@@ -467,7 +468,7 @@ def _read_off(optimizer: Any, name: str, places: Array, found: Array, edge: bool
     half = 0.5 * (good[-1] - good[0]) + 0.5 * float(np.diff(places).max())
     centre = 0.5 * (good[0] + good[-1])
     ends = _from_line(optimizer, name, np.array([centre - half, centre + half]))
-    steps = float(np.ceil(mean[best] - 1e-9))
+    steps = float(np.ceil(mean[best] - 1e-9)) if mean[best] > 0 else 0.0
     error = float(np.hypot(spread, _ROUNDING)) if steps > 0 else 0.0
     value = float(_from_line(optimizer, name, centre))
     return Tuned({name: value}, {name: float(0.5 * np.diff(ends)[0])}, steps, error, bool(edge))
@@ -711,6 +712,8 @@ def tune(
     data["steps_stderr"] = labelled([r.steps_error for r in results], "steps")
     data["at_edge"] = labelled([r.at_edge for r in results])
     attrs = {"method": method, "target": target, "optimizer": repr(optimizer), "mcnqm_version": __version__}
+    if method == "simulate":
+        attrs["dtype"] = dtype
     return xr.Dataset(data, attrs=attrs)
 
 

@@ -11,6 +11,8 @@ import mcnqm
 from mcnqm import SGD, Adam, Lion, NoisyQuadratic, ParameterError, RMSProp, schedules
 from mcnqm.domains import positive, unit_interval
 from mcnqm.engine import Job, March, Pool, run_loss
+from mcnqm.kernels.jit import number
+from mcnqm.kernels.updates import _adam
 from mcnqm.progress import NoMeter
 from mcnqm.settings import settings_of
 
@@ -96,8 +98,9 @@ def test_bits_depend_on_nothing_else(optimizer):
 
 
 def test_schedules():
-    swept = SGD(lr=schedules.linear(0.1, steps=1000, final=0.1), momentum=0.5)
-    wide, narrow = (run(swept, dtype, steps=1000) for dtype in ("float64", "float32"))
+    swept = SGD(lr=schedules.linear(0.1, steps=1000, final=0.1), momentum=schedules.piecewise([0.5, 0.8], [300, 1]))
+    growing = schedules.piecewise([4, 16, 64], [200, 400, 1])
+    wide, narrow = (run(swept, dtype, steps=1000, batch_size=growing) for dtype in ("float64", "float32"))
     assert (np.abs(narrow.risk - wide.risk) <= 1e-5 * wide.risk).all()
 
 
@@ -116,15 +119,25 @@ def test_an_optimizer_of_ones_own_may_have_literals():
 
     wide, narrow = (run(Averaged(lr=[0.05, 0.1]), dtype, steps=300) for dtype in ("float64", "float32"))
     assert (np.abs(narrow.risk - wide.risk) <= 1e-5 * wide.risk).all()
-    assert not np.array_equal(narrow.loss, wide.loss)
+    theta = run(Averaged(lr=[0.05, 0.1]), "float32", steps=300, coordinates=[0, 5]).theta.values
+    assert np.array_equal(theta, theta.astype(np.float32))
+
+
+def test_constants_in_plain_python():
+    """Updates can be called as they are written, with or without constants that follow the width."""
+    assert number(1.0, np.float32(2.0)) == 1.0
+    theta, (m, v) = _adam(Adam(lr=0.1, eps=0.0), (0.1, 0.0), 2.0, 1.0, (0.0, 0.0))
+    assert (m, v) == pytest.approx((0.2, 0.004))
+    assert theta == pytest.approx(1.0 - 0.1 * 0.2 / np.sqrt(0.004))
 
 
 def test_steps_to_target_and_tuning():
     found = {
-        dtype: mcnqm.steps_to_target(PROBLEM, SGD(lr=[0.05, 0.1]), 16, 0.1, dtype=dtype).steps.values
+        dtype: mcnqm.steps_to_target(PROBLEM, SGD(lr=[0.05, 0.1]), 16, 0.1, dtype=dtype).steps_jackknife.values
         for dtype in ("float64", "float32")
     }
-    np.testing.assert_allclose(found["float32"], found["float64"], rtol=1e-3)
+    np.testing.assert_allclose(found["float32"], found["float64"], rtol=1e-5)
+    assert not np.array_equal(found["float32"], found["float64"])
     best = {
         dtype: mcnqm.tune(PROBLEM, SGD(lr=0.1), {"lr": (0.01, 1.0)}, batch_size=4, target=0.05, dtype=dtype)
         for dtype in ("float64", "float32")
@@ -137,7 +150,7 @@ def test_steps_to_target_and_tuning():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "float16"}, "dtype must be one of float64, float32"),
+        ({"dtype": "float16"}, "dtype must be one of 'float64', 'float32'"),
         ({"dtype": "float32", "average": 0.9}, "average must be None with dtype='float32'"),
         ({"dtype": "float32", "control_variate": True}, "control_variate must be False with dtype='float32'"),
     ],

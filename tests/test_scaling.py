@@ -72,7 +72,7 @@ def test_every_regime_agrees_with_theory_at_the_full_size():
     """
     config = ScalingConfig(
         contenders={name: CONTENDERS[name] for name in ("sgd", "momentum")},
-        batch_sizes=tuple(4**k for k in range(2, 9)),
+        batch_sizes=tuple(4**k for k in range(9)),
     )
     study = run(config)
     for name, counted in (("steps", study.steps > 0), ("effective_lr", study.analytic_steps > 100)):
@@ -148,6 +148,13 @@ def test_what_ends_one_optimizer_ends_all(tmp_path):
     xr.testing.assert_identical(resumed, run(config))
 
 
+def test_a_target_reached_at_the_start():
+    config = ScalingConfig(NoisyQuadratic.power_law(8), {"sgd": CONTENDERS["sgd"]}, batch_sizes=(1, 64), target=5.0)
+    study = run(config)
+    assert (study.steps == 0).all()
+    assert np.isnan(study.slope).all()
+
+
 def test_a_closed_gate_lets_nothing_through():
     """Kernels that were told to return early leave garbage: nobody gets it, also where it is the last result."""
     gate = Gate(ThreadPoolExecutor(1))
@@ -197,6 +204,7 @@ def test_decays_held_in_examples():
         ({"replicates": 1}, "replicates"),
         ({"seed": -1}, "seed"),
         ({"contenders": {}}, "contenders"),
+        ({"contenders": {"a b": CONTENDERS["sgd"], "a_b": CONTENDERS["adam"]}}, "contenders"),
     ],
 )
 def test_bad_configuration(changes, name):

@@ -53,16 +53,18 @@ def test_short_runs_are_exact_to_the_step():
 
 
 @pytest.mark.parametrize("guarded", [True, False])
-def test_a_steep_risk_gets_a_narrow_window(monkeypatch, guarded):
-    """A single exponential, in a run so long that the window is wide by default: it falls by exp(5) over that.
+@pytest.mark.parametrize(("slowest", "target"), [(1e-3, 3.4e-8), (1e-9, 0.0101)], ids=["steep", "onto a floor"])
+def test_a_risk_that_bends_gets_a_narrow_window(monkeypatch, slowest, target, guarded):
+    """An exponential, in a run so long that the window is wide by default, to 0 or onto a plateau 1 % below the target.
 
     Negative control: without the guard a quadratic does not follow it.
     """
     if not guarded:
-        monkeypatch.setattr(race, "_STEEP", np.inf)
-    still = NoisyQuadratic([1.0, 1.5e-3], noise=0.0, initial_mean=1.0, initial_std=0.0)
-    exact = float(mcnqm.steps_to_target(still, SGD(lr=1.0), 1, 3.4e-8, method="analytic").steps)
-    found = float(mcnqm.steps_to_target(still, SGD(lr=1.0), 1, 3.4e-8).steps)
+        monkeypatch.setattr(race, "_TELLING", np.inf)
+    start = [1.0, 30.0, np.sqrt(2 * 0.01 / slowest)] if slowest < 1e-6 else [1.0, 1.0, 0.0]
+    still = NoisyQuadratic([1.0, 1.5e-3, slowest], noise=0.0, initial_mean=start, initial_std=0.0)
+    exact = float(mcnqm.steps_to_target(still, SGD(lr=1.0), 1, target, method="analytic").steps)
+    found = float(mcnqm.steps_to_target(still, SGD(lr=1.0), 1, target).steps)
     assert exact > race._WIDE_FROM
     assert (abs(found / exact - 1) < 1e-3) == guarded
 

@@ -131,13 +131,21 @@ def put(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, types.intp, array.dtype), codegen
 
 
-@intrinsic
-def number(typingctx: Any, value: Any, like: Any) -> Any:
+def number(value: float, like: float) -> float:
     """`value` in the type of `like`: for constants in updates that may run in float32 as well as in float64.
 
-    Called from plain Python it is not needed, and not there.
+    Called from plain Python, it is `value`.
     """
+    return value
 
+
+@overload(number, jit_options={"forceinline": True})
+def _overload_number(value, like):
+    return lambda value, like: _number(value, like)  # noqa: PLW0108 - an overload must return a function
+
+
+@intrinsic
+def _number(typingctx: Any, value: Any, like: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return context.cast(builder, args[0], value, like)
 

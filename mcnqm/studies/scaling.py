@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,9 @@ __all__ = ["ScalingConfig", "examples_of_bounds", "run"]
 
 Array = NDArray[np.float64]
 _sizes = Domain("be whole numbers >= 1", lambda x: (x >= 1) & (x == np.floor(x)))
+
+_REVISION = 2
+"""Raised whenever the same configuration comes to give other numbers, lest a checkpoint mix them."""
 
 _AROUND = 0.21
 """A search at the next batch size starts within a factor exp(±0.21) of the extrapolated best."""
@@ -86,6 +89,9 @@ class ScalingConfig:
         integer("max_steps", self.max_steps, 1)
         if not self.contenders:
             raise ParameterError("contenders", self.contenders, "not be empty")
+        if len(set(map(_safe, self.contenders))) < len(self.contenders):
+            allowed = "have names that differ in their letters, digits, '-', '_' or '.': files are named by them"
+            raise ParameterError("contenders", list(self.contenders), allowed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings; two studies with the same are the same."""
@@ -102,7 +108,12 @@ class ScalingConfig:
             "seed": self.seed,
             "max_steps": self.max_steps,
             "mcnqm_version": __version__,
+            "revision": _REVISION,
         }
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
 
 
 class _Notebook:
@@ -123,8 +134,7 @@ class _Notebook:
             write_text(head, json.dumps(plain, indent=1))
 
     def _path(self, name: str) -> Path | None:
-        safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-        return None if self._folder is None else self._folder / f"{safe}.json"
+        return None if self._folder is None else self._folder / f"{_safe(name)}.json"
 
     def has(self, name: str) -> bool:
         path = self._path(name)
@@ -220,7 +230,7 @@ def run(
                 config.problem, b, config.target, trajectories=config.trajectories, replicates=config.replicates,
                 seed=config.seed, max_steps=config.max_steps, executor=gate,
             )  # fmt: skip
-            known, name = guides[b].result(), f"{label}-{b}-simulated"
+            known, name = _wait_for(guides[b], gate), f"{label}-{b}-simulated"
             found.insert(0, _cell(notebook, contender, b, sizes, config.seed, name, route, found, guide=known))
             meter.advance(weight[b])
 
@@ -236,15 +246,24 @@ def run(
                 chains.submit(chain, label, {b: guides[label, b] for b in sizes}, gate) for label in config.contenders
             ]
             wait(running, return_when=FIRST_EXCEPTION)
-            errors = [error for done in running if done.done() and (error := done.exception())]
-            if errors:  # the first closes the gate for the others
-                raise next((error for error in errors if not isinstance(error, Closed)), errors[0])
         finally:
             gate.close()
             ahead.shutdown(wait=False, cancel_futures=True)
             chains.shutdown(cancel_futures=True)
             meter.close()
+        errors = [error for done in running if (error := done.exception())]
+        if errors:  # the first closes the gate for the others
+            raise next((error for error in errors if not isinstance(error, (Closed, CancelledError))), errors[0])
     return _labelled(config, simulated, theory)
+
+
+def _wait_for(future: Future[Guide | None], gate: Gate) -> Guide | None:
+    """The result, unless the gate is closed meanwhile: theory itself cannot be interrupted."""
+    while True:
+        try:
+            return future.result(timeout=0.1)
+        except TimeoutError:
+            gate.check()
 
 
 def _theory_of(contender: Contender) -> Callable[[NoisyQuadratic, float, float], Route] | None:
@@ -330,6 +349,7 @@ def _labelled(
     regime = np.zeros((len(labels), batch.size), dtype=bool)
     for k in range(len(labels)):
         steps, error = data["steps"][1][k], data["steps_stderr"][1][k]
+        steps = np.where(steps > 0, steps, np.inf)  # a target reached at the start says nothing of how steps scale
         regime[k] = small_batch_regime(batch, steps, error)
         slope = log_slope(
             batch, data["effective_lr"][1][k], data["effective_lr_stderr"][1][k], regime[k] & ~data["at_edge"][1][k]
