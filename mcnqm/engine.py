@@ -430,7 +430,7 @@ def _shard(
 
 
 def _consecutive(index: NDArray[np.int64]) -> slice | NDArray[np.int64]:
-    """Increasing indices as a slice where they are one: NumPy copies that several times faster."""
+    """Increasing indices as a slice where they are one: NumPy copies that faster."""
     first, stop = int(index[0]), int(index[-1]) + 1
     return slice(first, stop) if stop - first == index.size else index
 
