@@ -178,9 +178,12 @@ class Pool:
                         yield self._next(pending)
                 while pending:
                     yield self._next(pending)
-            except BaseException:
-                for future in pending:
+            except BaseException as stopped:
+                # Ctrl-C within `submit` leaves a task that runs and that we never saw; a caller that has all results
+                # and takes no more leaves none.
+                if pending or not isinstance(stopped, GeneratorExit):
                     self.cancel[0] = 1
+                for future in pending:
                     future.cancel()
                 raise
 
