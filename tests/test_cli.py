@@ -141,15 +141,18 @@ def _wait_until_at_work(process):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
 def test_interruption_leaves_no_traceback_and_no_file(tmp_path):
-    process = subprocess.Popen(
-        [*COMMAND, "simulate", "--steps", "2000000000", "--output", "runs.nc", "--figure", "a.png"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        # A shell's background job, as these tests may be, ignores Ctrl-C, and so do its children unless told.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    # A shell's background job, as these tests may be, ignores Ctrl-C, and so do its children unless told.
+    ours = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(
+            [*COMMAND, "simulate", "--steps", "2000000000", "--output", "runs.nc", "--figure", "a.png"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+        )
+    finally:
+        signal.signal(signal.SIGINT, ours)
     try:
         _wait_until_at_work(process)
         assert process.poll() is None
