@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
@@ -40,7 +40,9 @@ __all__ = [
     "March",
     "Pool",
     "has_twin",
+    "joined",
     "kernel_form",
+    "may_join",
     "run_loss",
     "run_paths",
     "twin_cells",
@@ -289,6 +291,31 @@ class _Timetable:
         return np.ascontiguousarray(np.concatenate(parts))
 
 
+def may_join(one: Job, other: Job) -> bool:
+    """Whether two jobs differ in their settings alone, and so can run on the same noise by the same kernel."""
+    plain = all(job.timetable is None and "average" not in job.settings.values for job in (one, other))
+    names = getattr(one.optimizer, "_switches", ())
+    return (
+        plain
+        and one.problem is other.problem
+        and one.form[0] is other.form[0]
+        and all(getattr(one.optimizer, name) == getattr(other.optimizer, name) for name in names)
+        and np.array_equal(one.trajectories, other.trajectories)
+        and (one.seed, one.per_example, one.cells, one.dtype)
+        == (other.seed, other.per_example, other.cells, other.dtype)
+    )
+
+
+def joined(jobs: Sequence[Job]) -> Job:
+    """The settings of all jobs in one, first to last; of jobs that `may_join`, or of a single one."""
+    first, *others = jobs
+    if not others:
+        return first
+    values = {name: np.concatenate([job.settings.values[name] for job in jobs]) for name in first.settings.values}
+    size = sum(job.settings.size for job in jobs)
+    return replace(first, settings=Settings(("setting",), (size,), values, {}))
+
+
 def has_twin(optimizer: Any) -> bool:
     """Whether the optimizer has a mean-field twin, for use as a control variate."""
     return not isinstance(optimizer, SGD) and rule_of(type(optimizer)).twin is not None
@@ -314,6 +341,14 @@ class Losses(NamedTuple):
     loss: NDArray[np.float64]
     twin: NDArray[np.float64] | None
     expected: NDArray[np.float64] | None
+
+    def pick(self, settings: slice, records: NDArray[np.int64]) -> Losses:
+        """Those of some settings, at some of the records."""
+        if records.size == self.loss.shape[-1]:
+            records = slice(None)  # type: ignore[assignment] # a view will do
+        twin = None if self.twin is None else self.twin[settings][..., records]
+        expected = None if self.expected is None else self.expected[settings][..., records]
+        return Losses(self.loss[settings][..., records], twin, expected)
 
     def join(self, others: list[Losses]) -> Losses:
         """These records, then those of the others."""

@@ -15,17 +15,18 @@ Errors come from the jackknife: the same is done with each of several replicates
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcnqm.engine import Job, March, Pool
+from mcnqm.engine import Job, Losses, March, Pool, joined
 from mcnqm.progress import Meter
 from mcnqm.statistics import controlled, jackknife
 
-__all__ = ["REASONS", "RaceResult", "run_race", "summarise"]
+__all__ = ["REASONS", "Race", "RaceResult", "run_races", "summarise"]
 
 Array = NDArray[np.float64]
 
@@ -81,20 +82,8 @@ class RaceResult:
     reason: NDArray[np.int64]
 
 
-def run_race(
-    job: Job,
-    targets: Array,
-    replicates: int,
-    pool: Pool,
-    meter: Meter,
-    *,
-    max_steps: int,
-    patience: float | None = None,
-    may_settle: NDArray[np.bool_] | None = None,
-    settle_from: float = 0.0,
-    jumps: NDArray[np.int64] | None = None,
-) -> RaceResult:
-    """Run all settings until each has hit its target, whichever replicate is left out, or cannot.
+class Race:
+    """One sweep on its way to its targets: which steps it wants to look at, and what it makes of the losses there.
 
     Parameters
     ----------
@@ -104,8 +93,6 @@ def run_race(
         Risk to reach.
     replicates : int
         Groups of trajectories to leave out.
-    pool, meter
-        Where, and who is told.
     max_steps : int
         Step limit.
     patience : float, optional
@@ -117,61 +104,143 @@ def run_race(
     jumps : ndarray of int, optional
         Steps at which a schedule jumps, and the risk has a kink.
     """
-    size = job.settings.size
-    steps = np.full((size, 1 + replicates), np.inf)
-    reason = np.full(size, _LIMIT)
-    settle = np.ones(size, dtype=np.bool_) if may_settle is None else may_settle
-    deadline = np.inf
-    march = March(job, pool, meter)
-    window = _Window(wide=not job.cells)
-    curve = _Curve(targets, 1 + replicates, np.empty(0) if jumps is None else np.unique(jumps), window)
-    initial = job.problem.initial_risk
-    scale = initial + 0.5 * float(np.sum(job.problem.multiplicity * job.problem.noise / job.problem.curvature))
-    octaves: list[tuple[int, Array]] = []
-    far = True
 
-    while march.alive.size and march.step < max_steps:
-        record = _looks(march.step, max_steps, _STRIDE if far else _STRETCH)
-        alive = march.alive
-        losses = march.advance(np.concatenate([[0], record]) if march.step == 0 else record)
+    def __init__(
+        self,
+        job: Job,
+        targets: Array,
+        replicates: int,
+        *,
+        max_steps: int,
+        patience: float | None = None,
+        may_settle: NDArray[np.bool_] | None = None,
+        settle_from: float = 0.0,
+        jumps: NDArray[np.int64] | None = None,
+    ) -> None:
+        size = job.settings.size
+        self.job = job
+        self._targets, self._replicates, self._max_steps, self._patience = targets, replicates, max_steps, patience
+        self._settle = np.ones(size, dtype=np.bool_) if may_settle is None else may_settle
+        self._settle_from = settle_from
+        self._window = _Window(wide=not job.cells)
+        kinks = np.empty(0, np.int64) if jumps is None else np.unique(jumps)
+        self._curve = _Curve(targets, 1 + replicates, kinks, self._window)
+        problem = job.problem
+        self._initial = problem.initial_risk
+        steady = 0.5 * float(np.sum(problem.multiplicity * problem.noise / problem.curvature))
+        self._endless = 1e20 * (self._initial + steady)
+        self._steps = np.full((size, 1 + replicates), np.inf)
+        self._reason = np.full(size, _LIMIT)
+        self._alive = np.arange(size)
+        self._octaves: list[tuple[int, Array]] = []
+        self._deadline, self._far, self._step = np.inf, True, 0
+
+    @property
+    def running(self) -> bool:
+        """Whether anything is left to be decided."""
+        return self._alive.size > 0 and self._step < self._max_steps
+
+    def looks(self) -> NDArray[np.int64]:
+        """Steps of the next stretch, at which `see` wants the losses."""
+        record = _looks(self._step, self._max_steps, _STRIDE if self._far else _STRETCH)
+        return np.concatenate([[0], record]) if self._step == 0 else record
+
+    def see(self, record: NDArray[np.int64], losses: Losses) -> NDArray[np.bool_]:
+        """Take the losses of the settings still running at what `looks` asked for, and say which of them may stop."""
+        alive, targets, curve = self._alive, self._targets, self._curve
         loss = losses.loss
         if losses.twin is not None and losses.expected is not None:
             loss = controlled(loss, losses.twin, losses.expected, axis=1)
         with np.errstate(invalid="ignore", over="ignore"):
-            risk = _estimates(loss[..., -record.size :], replicates)
-            risk[~(risk <= 1e20 * scale)] = np.inf
-        if march.step == record[-1] and not curve.steps.size:
-            curve.start(_estimates(loss[..., :1], replicates)[..., 0])
-        curve.extend(record, risk, alive, last=march.step >= max_steps)
-        far = bool((risk[:, 0, -1] > _FAR * targets[alive]).all())
-        steps[alive] = np.minimum(steps[alive], curve.crossings(alive, targets[alive]))
+            risk = _estimates(loss, self._replicates)
+            risk[~(risk <= self._endless)] = np.inf
+        if record[0] == 0:
+            curve.start(risk[..., 0])
+            record, risk = record[1:], risk[..., 1:]
+        self._step = step = int(record[-1])
+        curve.extend(record, risk, alive, last=step >= self._max_steps)
+        self._far = bool((risk[:, 0, -1] > _FAR * targets[alive]).all())
+        self._steps[alive] = np.minimum(self._steps[alive], curve.crossings(alive, targets[alive]))
 
-        finished = np.isfinite(steps[alive]).all(axis=1)
-        reason[alive[finished]] = _REACHED
-        if patience is not None:
+        finished = np.isfinite(self._steps[alive]).all(axis=1)
+        self._reason[alive[finished]] = _REACHED
+        if self._patience is not None:
             for s in alive[finished]:
-                deadline = min(deadline, patience * float(steps[s].max()))
+                self._deadline = min(self._deadline, self._patience * float(self._steps[s].max()))
         diverged = np.isinf(risk[..., -1]).any(axis=1) & ~finished
-        reason[alive[diverged]] = _DIVERGED
+        self._reason[alive[diverged]] = _DIVERGED
         # The estimate lags behind by the regression's window.
-        overtaken = (march.step > window.stop(deadline)) & ~finished & ~diverged
-        reason[alive[overtaken]] = _OVERTAKEN
-        gone = finished | diverged | overtaken
+        overtaken = (step > self._window.stop(self._deadline)) & ~finished & ~diverged
+        self._reason[alive[overtaken]] = _OVERTAKEN
+        gone = np.asarray(finished | diverged | overtaken)
 
-        if not octaves or march.step >= 2 * octaves[-1][0]:
-            level = np.full(size, np.nan)
+        if not self._octaves or step >= 2 * self._octaves[-1][0]:
+            level = np.full(targets.size, np.nan)
             level[alive] = np.log(np.where(np.isfinite(risk), risk, np.nan)).mean(axis=(1, 2))
-            octaves.append((march.step, level))
-            steady = _steady(octaves, alive, initial, settle_from) & settle[alive] & ~gone
+            self._octaves.append((step, level))
+            steady = _steady(self._octaves, alive, self._initial, self._settle_from) & self._settle[alive] & ~gone
             steady &= risk[:, 0, -1] > targets[alive]  # below it the crossing only waits for its window
-            reason[alive[steady]] = _STEADY
+            self._reason[alive[steady]] = _STEADY
             gone |= steady
+        self._alive = alive[~gone]
+        return gone
+
+    def result(self) -> RaceResult:
+        """What is known at the end."""
+        failed = np.isin(self._reason, (_DIVERGED, _STEADY, _LIMIT, _OVERTAKEN))
+        return RaceResult(np.where(failed[:, np.newaxis], np.inf, self._steps), self._reason)
+
+
+def run_races(races: Sequence[Race], pool: Pool, meter: Meter) -> Iterator[tuple[int, RaceResult]]:
+    """Run all settings until each has hit its target, whichever replicate is left out, or cannot.
+
+    Several races share their noise, which is then drawn but once. Each is as it would be alone, bit for bit: it looks
+    at the steps that it asked for, and knows nothing of the others.
+
+    Parameters
+    ----------
+    races : sequence of Race
+        Of jobs that can be joined.
+    pool, meter
+        Where, and who is told.
+
+    Yields
+    ------
+    int, RaceResult
+        The number of each race and its result, as soon as it is known.
+    """
+    march = March(joined([race.job for race in races]), pool, meter)
+    ends = np.cumsum([0, *(race.job.settings.size for race in races)])
+    wanted = {k: race.looks() for k, race in enumerate(races)}
+    asked = dict(wanted)
+    parts: dict[int, list[Losses]] = {k: [] for k in wanted}
+    while wanted:
+        stop = min(int(looks[-1]) for looks in wanted.values())
+        record = np.unique(np.concatenate([looks[looks <= stop] for looks in wanted.values()]))
+        alive = march.alive
+        losses = march.advance(record)
+        gone, over = np.zeros(alive.size, dtype=np.bool_), []
+        for k in list(wanted):
+            mine = slice(*np.searchsorted(alive, ends[k : k + 2]))
+            now = int(np.searchsorted(wanted[k], stop, side="right"))
+            if now:
+                parts[k].append(losses.pick(mine, np.searchsorted(record, wanted[k][:now])))
+            wanted[k] = wanted[k][now:]
+            if wanted[k].size:
+                continue
+            first, *rest = parts[k]
+            gone[mine] = races[k].see(asked[k], first.join(rest))
+            if races[k].running:
+                wanted[k] = asked[k] = races[k].looks()
+                parts[k] = []
+            else:
+                gone[mine] = True
+                over.append(k)
+                del wanted[k], asked[k], parts[k]
         if gone.any():
             march.drop(gone)
-
-    for failed in (_DIVERGED, _STEADY, _LIMIT, _OVERTAKEN):
-        steps[reason == failed] = np.inf
-    return RaceResult(steps, reason)
+        for k in over:
+            yield k, races[k].result()
 
 
 def _looks(step: int, max_steps: int, stretch: float) -> NDArray[np.int64]:

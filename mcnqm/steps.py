@@ -19,11 +19,11 @@ from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Number
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import meter_of
-from mcnqm.race import REASONS, run_race, summarise
+from mcnqm.race import REASONS, Race, run_races, summarise
 from mcnqm.record import MAX_STEPS
 from mcnqm.settings import Settings, settings_of
 
-__all__ = ["steps_to_target"]
+__all__ = ["race_of", "steps_to_target"]
 
 
 def steps_to_target(
@@ -122,7 +122,7 @@ def steps_to_target(
     True
     """
     choice("method", method, ("simulate", "analytic", "mean-field"))
-    single = choice("dtype", dtype, ("float64", "float32")) == "float32"
+    choice("dtype", dtype, ("float64", "float32"))
     if method == "analytic":
         return analytic.steps_to_target(problem, optimizer, batch_size, target, max_steps=max_steps, average=average)
     if method == "mean-field":
@@ -131,6 +131,54 @@ def steps_to_target(
         return analytic.mean_field.steps_to_target(
             problem, optimizer, batch_size, target, max_steps=max_steps, patience=patience
         )
+    race, settings = race_of(
+        problem, optimizer, batch_size, target, trajectories=trajectories, replicates=replicates, seed=seed,
+        max_steps=max_steps, patience=patience, control_variate=control_variate, average=average, dtype=dtype,
+    )  # fmt: skip
+    meter = meter_of(progress)
+    meter.start(float("nan"), "steps to target")
+    try:
+        ((_, result),) = run_races([race], Pool(executor, threads), meter)
+    finally:
+        meter.close()
+    crossing, stderr = summarise(result.steps)
+    steps = np.ceil(crossing - 1e-9)  # the first step at or below the target
+    dims = settings.dims
+    reasons = np.array(REASONS)[result.reason]
+    return xr.Dataset(
+        {
+            "steps": (dims, settings.unflatten(steps), {"units": "steps"}),
+            "steps_stderr": (dims, settings.unflatten(stderr), {"units": "steps"}),
+            "steps_jackknife": ((*dims, "estimate"), settings.unflatten(result.steps), {"units": "steps"}),
+            "reason": (dims, settings.unflatten(reasons)),
+        },
+        coords={**settings.coords, "estimate": ["all", *(f"without {k}" for k in range(replicates))]},
+        attrs={
+            "method": "simulate",
+            "trajectories": int(trajectories),
+            "replicates": int(replicates),
+            "dtype": dtype,
+            "mcnqm_version": __version__,
+        },
+    )
+
+
+def race_of(
+    problem: NoisyQuadratic,
+    optimizer: Any,
+    batch_size: Number,
+    target: Number,
+    *,
+    trajectories: int,
+    replicates: int,
+    seed: int,
+    max_steps: int,
+    patience: float | None = None,
+    control_variate: bool = True,
+    average: Any = None,
+    dtype: str = "float64",
+) -> tuple[Race, Settings]:
+    """A sweep that is about to start, and its settings; see `steps_to_target`."""
     if not isinstance(problem, NoisyQuadratic):
         raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
     positive.check("target", getattr(target, "values", target))
@@ -145,45 +193,23 @@ def steps_to_target(
     values = dict(settings.values)
     targets = values.pop("target")
     plain = replace(settings, values=values)
+    single = dtype == "float32"
     if single and average is not None:
         raise ParameterError("average", average, "be None with dtype='float32'")
     twins = control_variate and average is None and has_twin(optimizer) and not single
     cells = twin_cells(each * count) if twins else 0
     settle_from = max((table.settles for table in settings.schedules.values()), default=0.0)
-    job = Job(problem, optimizer, plain, np.arange(each * count, dtype=np.uint32), key, cells=cells, dtype=dtype)
-    meter = meter_of(progress)
-    meter.start(float("nan"), "steps to target")
-    try:
-        result = run_race(
-            *(job, targets, count, Pool(executor, threads), meter),
-            max_steps=limit,
-            patience=patience,
-            may_settle=_may_settle(problem, optimizer, plain, targets, settle_from),
-            settle_from=settle_from,
-            jumps=np.concatenate([np.empty(0, np.int64), *(table.jumps() for table in settings.schedules.values())]),
-        )
-    finally:
-        meter.close()
-    crossing, stderr = summarise(result.steps)
-    steps = np.ceil(crossing - 1e-9)  # the first step at or below the target
-    dims = settings.dims
-    reasons = np.array(REASONS)[result.reason]
-    return xr.Dataset(
-        {
-            "steps": (dims, settings.unflatten(steps), {"units": "steps"}),
-            "steps_stderr": (dims, settings.unflatten(stderr), {"units": "steps"}),
-            "steps_jackknife": ((*dims, "estimate"), settings.unflatten(result.steps), {"units": "steps"}),
-            "reason": (dims, settings.unflatten(reasons)),
-        },
-        coords={**settings.coords, "estimate": ["all", *(f"without {k}" for k in range(count))]},
-        attrs={
-            "method": "simulate",
-            "trajectories": each,
-            "replicates": count,
-            "dtype": dtype,
-            "mcnqm_version": __version__,
-        },
+    race = Race(
+        Job(problem, optimizer, plain, np.arange(each * count, dtype=np.uint32), key, cells=cells, dtype=dtype),
+        targets,
+        count,
+        max_steps=limit,
+        patience=patience,
+        may_settle=_may_settle(problem, optimizer, plain, targets, settle_from),
+        settle_from=settle_from,
+        jumps=np.concatenate([np.empty(0, np.int64), *(table.jumps() for table in settings.schedules.values())]),
     )
+    return race, settings
 
 
 def _may_settle(

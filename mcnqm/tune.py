@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import optimize
 
-from mcnqm import analytic
 from mcnqm._version import __version__
 from mcnqm.domains import choice, integer, positive, unit_interval
-from mcnqm.engine import has_twin
+from mcnqm.engine import Pool, may_join
 from mcnqm.errors import ParameterError
-from mcnqm.optimizers import SGD, Number, domain_of, numeric_fields
+from mcnqm.optimizers import Number, domain_of, numeric_fields
 from mcnqm.problem import NoisyQuadratic
+from mcnqm.progress import NoMeter
+from mcnqm.race import Race, run_races
+from mcnqm.routes import LONG, NUMBERS, Route, SimulatedRoute, exact_route, mean_field_route, theory_of
 from mcnqm.schedules import Schedule
 from mcnqm.settings import batch_size_domain, settings_of
 from mcnqm.statistics import jackknife
-from mcnqm.steps import steps_to_target
 
-__all__ = [
-    "Guide",
-    "Route",
-    "Tuned",
-    "exact_route",
-    "guide_of",
-    "mean_field_route",
-    "simulated_route",
-    "theory_of",
-    "tune",
-    "tune_one",
-]
+__all__ = ["Guide", "Question", "Search", "Tuned", "guide_of", "search_of", "tune", "tune_one", "tune_together"]
+
+T = TypeVar("T")
 
 Array = NDArray[np.float64]
 
@@ -63,35 +55,14 @@ _SHORT = 600
 _DENSE = 0.08
 """Spacing of that grid, in log."""
 
-_PATIENCE = 1.2
-"""Candidates that need more than so many times the fewest steps are given up."""
-
-_LONG = 40_000
-"""Runs of so many steps get the trajectories that were asked for; longer ones fewer, shorter ones more."""
-
-_EFFORT, _EFFORT_SHORT, _SHORT_EFFORT = 4.0, 16.0, 300
-"""Up to so many times as many; up to so many steps the second. With few trajectories, a first passage at a large
-batch picks a favourable draw of the starting points."""
-
 _SHORTEST = 100
 """Up to so many steps whole numbers show: the best is read off a dense grid rather than fitted."""
-
-_TWIN_FROM, _TWIN_REPLICATES = 1500, 4
-"""Runs of so many steps need few trajectories if there is a control variate: noise has long been averaged by then. With
-fewer than four, `controlled` has too few others to regress on."""
 
 _AROUND = 1.1
 """With a theory to start from, candidates lie where it predicts up to so many times the fewest steps .."""
 
 _GUIDED, _GUIDED_SHORT = 7, 16
 """.. and there are so many of them; below `_SHORTEST` steps the second."""
-
-_NODES = ((1500, 4), (100, 8), (0, 16))
-"""Nodes of the mean field while tuning, from so many steps on: the shorter the run, the less noise smooths the risk.
-Against 32 nodes steps are off by 0.2 % at most (d = 1000), but below some 70 steps by more than 1 %."""
-
-_NUMBERS = 8e7
-"""Most numbers of state at a time."""
 
 _FIT_RATE, _FIT_STEPS = 0.01, 0.003
 """Relative error of the local fit itself, added in quadrature to the jackknife's."""
@@ -107,120 +78,6 @@ _ENOUGH = 6
 
 _WIDEN = 3
 """How often a search may be widened at an edge, each time by a factor 8 in the hyperparameter."""
-
-
-class Route(Protocol):
-    """Steps to target of candidates, by simulation or theory: all that a search asks for."""
-
-    @property
-    def exact(self) -> bool:
-        """Whether answers are exact, whole steps, and cheap."""
-
-    @property
-    def sampled(self) -> bool:
-        """Whether answers have a sampling error, to be reduced by more trajectories."""
-
-    def steps(self, optimizer: Any, candidates: Mapping[str, Array], *, rough: bool, expected: float = np.inf) -> Array:
-        """Steps of each candidate, shape (candidates, estimates); inf where the target is not reached.
-
-        The first estimate is the whole sample's, the others leave one replicate out each (see `jackknife`).
-
-        `rough` asks for a first impression. `expected` is about how many steps are needed: short runs are cheap and
-        can afford more trajectories.
-        """
-
-
-@dataclass(frozen=True)
-class _Exact:
-    problem: NoisyQuadratic
-    batch_size: float
-    target: float
-    exact: bool = True
-    sampled: bool = False
-
-    def steps(self, optimizer: Any, candidates: Mapping[str, Array], *, rough: bool, expected: float = np.inf) -> Array:
-        found = analytic.steps_to_target(self.problem, _zipped(optimizer, candidates), self.batch_size, self.target)
-        return found["steps"].values.reshape(-1, 1)
-
-
-@dataclass(frozen=True)
-class _MeanField:
-    problem: NoisyQuadratic
-    batch_size: float
-    target: float
-    exact: bool = False
-    sampled: bool = False
-
-    def steps(self, optimizer: Any, candidates: Mapping[str, Array], *, rough: bool, expected: float = np.inf) -> Array:
-        everything = (self.problem, _zipped(optimizer, candidates), self.batch_size, self.target)
-        fewest = expected
-        for steps, nodes in _NODES:
-            if fewest < steps:
-                continue
-            found = analytic.mean_field.steps_to_target(*everything, patience=_PATIENCE, nodes=nodes)["crossing"].values
-            if (fewest := float(found.min())) >= steps:
-                break
-        return found.reshape(-1, 1)
-
-
-@dataclass(frozen=True)
-class _Simulated:
-    problem: NoisyQuadratic
-    batch_size: float
-    target: float
-    options: Mapping[str, Any]
-    exact: bool = False
-    sampled: bool = True
-
-    def steps(self, optimizer: Any, candidates: Mapping[str, Array], *, rough: bool, expected: float = np.inf) -> Array:
-        options = dict(self.options)
-        if rough:
-            options.update(trajectories=1, replicates=4)
-        else:
-            count = next(iter(candidates.values())).size
-            room = _NUMBERS / (self.problem.dim * count * 3 * options["replicates"])
-            effort = min(_LONG / max(expected, 1.0), _EFFORT if expected > _SHORT_EFFORT else _EFFORT_SHORT)
-            if expected <= _TWIN_FROM:
-                options["control_variate"] = False  # before noise dominates it costs more than it brings
-            elif has_twin(optimizer) and options.get("dtype") != "float32":
-                options["replicates"] = min(options["replicates"], _TWIN_REPLICATES)
-                effort /= 8.0
-            options["trajectories"] = max(int(min(effort * options["trajectories"], room)), 1)
-        found = steps_to_target(
-            self.problem, _zipped(optimizer, candidates), self.batch_size, self.target, patience=_PATIENCE, **options
-        )
-        steps = found["steps_jackknife"].values
-        return steps[:, :1] if rough else steps
-
-
-def exact_route(problem: NoisyQuadratic, batch_size: float, target: float) -> Route:
-    """The closed form."""
-    return _Exact(problem, batch_size, target)
-
-
-def simulated_route(problem: NoisyQuadratic, batch_size: float, target: float, **options: Any) -> Route:
-    """Simulation; `options` as for `mcnqm.steps_to_target`."""
-    return _Simulated(problem, batch_size, target, options)
-
-
-def mean_field_route(problem: NoisyQuadratic, batch_size: float, target: float) -> Route:
-    """The mean-field theory of adaptive optimizers."""
-    return _MeanField(problem, batch_size, target)
-
-
-def theory_of(optimizer: Any) -> Callable[[NoisyQuadratic, float, float], Route] | None:
-    """The route of the theory that an optimizer has: exact, mean field, or none."""
-    if isinstance(optimizer, SGD):
-        return exact_route
-    return mean_field_route if isinstance(optimizer, analytic.mean_field.OPTIMIZERS) else None
-
-
-def _zipped(optimizer: Any, candidates: Mapping[str, Array]) -> Any:
-    fields: dict[str, Any] = {name: xr.DataArray(values, dims="candidate") for name, values in candidates.items()}
-    for name, value in fields.items():
-        if isinstance(scheduled := getattr(optimizer, name), Schedule):  # its scale is what is tuned
-            fields[name] = Schedule(value, scheduled.curves, scheduled.which)
-    return optimizer._replace(**fields)
 
 
 # ------------------------------------------------------------------------------------------------ search coordinates
@@ -271,6 +128,40 @@ class Guide:
     steps: float
 
 
+class Question(NamedTuple):
+    """What a search wants to know next: arguments of `Route.steps`."""
+
+    optimizer: Any
+    candidates: dict[str, Array]
+    rough: bool
+    expected: float
+
+
+Search: TypeAlias = Generator[Question, Array, Tuned]
+"""Asks for the steps of candidates, until it has its answer."""
+
+
+def search_of(
+    route: Route,
+    optimizer: Any,
+    search: Mapping[str, tuple[float, float]],
+    *,
+    seed: int = 0,
+    expected: float = np.inf,
+    guide: Guide | None = None,
+) -> Search:
+    """A search at one batch size; see `tune`.
+
+    `expected` is about how many steps the best will need, if known; `guide` a theory's answer to start from.
+    """
+    if len(search) == 1:
+        ((name, bounds),) = search.items()
+        if guide is not None:
+            return (yield from _along_line(route, optimizer, name, guide.bounds, guide.steps, guided=True))
+        return (yield from _along_line(route, optimizer, name, bounds, expected))
+    return _tune_many(route, optimizer, search, seed)
+
+
 def tune_one(
     route: Route,
     optimizer: Any,
@@ -280,16 +171,46 @@ def tune_one(
     expected: float = np.inf,
     guide: Guide | None = None,
 ) -> Tuned:
-    """Search at one batch size; see `tune`.
+    """Search at one batch size, as `search_of`, to the end."""
+    asking, answer = search_of(route, optimizer, search, seed=seed, expected=expected, guide=guide), None
+    while True:
+        try:
+            question = asking.send(answer)  # type: ignore[arg-type] # a generator begins with None
+        except StopIteration as end:
+            return cast("Tuned", end.value)
+        answer = route.steps(question.optimizer, question.candidates, rough=question.rough, expected=question.expected)
 
-    `expected` is about how many steps the best will need, if known; `guide` a theory's answer to start from.
+
+def tune_together(searches: Mapping[T, tuple[SimulatedRoute, Search]], pool: Pool) -> Iterator[tuple[T, Tuned]]:
+    """Many searches by simulation, on the same noise where they can share it; yield each answer once it is known.
+
+    Noise is most of what a run with few settings costs. Answers are the same as of each on its own, bit for bit.
     """
-    if len(search) == 1:
-        ((name, bounds),) = search.items()
-        if guide is not None:
-            return _tune_line(route, optimizer, name, guide.bounds, guide.steps, guided=True)
-        return _tune_line(route, optimizer, name, bounds, expected)
-    return _tune_many(route, optimizer, search, seed)
+    waiting: dict[T, tuple[Question, Race]] = {}
+
+    def go_on(key: T, answer: Array | None) -> Iterator[tuple[T, Tuned]]:
+        route, search = searches[key]
+        try:
+            question = search.send(answer)  # type: ignore[arg-type] # a generator begins with None
+        except StopIteration as end:
+            yield key, end.value
+        else:
+            waiting[key] = question, route.race(*question)
+
+    for key in searches:
+        yield from go_on(key, None)
+    while waiting:
+        first = next(iter(waiting.values()))[1].job
+        group: list[T] = []
+        numbers = 0.0
+        for key, (_, race) in waiting.items():
+            numbers += float(race.job.lanes) * race.job.problem.dim * 3
+            if not group or (may_join(first, race.job) and numbers <= NUMBERS):
+                group.append(key)
+        asked = {key: waiting.pop(key) for key in group}
+        for k, result in run_races([race for _, race in asked.values()], pool, NoMeter()):
+            key = group[k]
+            yield from go_on(key, SimulatedRoute.read(result, rough=asked[key][0].rough))
 
 
 def guide_of(route: Route, optimizer: Any, name: str, best: Tuned) -> Guide | None:
@@ -315,7 +236,7 @@ def guide_of(route: Route, optimizer: Any, name: str, best: Tuned) -> Guide | No
     return Guide((float(bounds[0]), float(bounds[1])), float(found[at]))
 
 
-def _tune_line(
+def _along_line(
     route: Route,
     optimizer: Any,
     name: str,
@@ -323,11 +244,11 @@ def _tune_line(
     expected: float = np.inf,
     *,
     guided: bool = False,
-) -> Tuned:
+) -> Search:
     low, high = (float(_to_line(optimizer, name, bound)) for bound in bounds)
 
-    def steps(places: Array, *, rough: bool, expected: float = np.inf) -> Array:
-        return route.steps(optimizer, {name: _from_line(optimizer, name, places)}, rough=rough, expected=expected)
+    def ask(places: Array, *, rough: bool, expected: float = np.inf) -> Question:
+        return Question(optimizer, {name: np.asarray(_from_line(optimizer, name, places))}, rough, expected)
 
     # Coarse, unless the bounds are narrow already; widened while the best lies at an edge.
     centre, edge = 0.5 * (low + high), False
@@ -335,7 +256,7 @@ def _tune_line(
         places = np.linspace(
             low, high, int(np.ceil((high - low) / np.log(_COARSE_EXACT if route.exact else _COARSE))) + 1
         )
-        found = steps(places, rough=True)[:, 0]
+        found = (yield ask(places, rough=True))[:, 0]
         for _ in range(_WIDEN):
             best = int(found.argmin())
             nowhere = not np.isfinite(found[best])
@@ -351,7 +272,7 @@ def _tune_line(
                 more = more[more >= 0]
             if not more.size:
                 break
-            fresh = steps(more, rough=True)[:, 0]
+            fresh = (yield ask(more, rough=True))[:, 0]
             order = np.argsort(np.concatenate([places, more]))
             places, found = np.concatenate([places, more])[order], np.concatenate([found, fresh])[order]
         best = int(found.argmin())
@@ -367,13 +288,13 @@ def _tune_line(
         places = np.linspace(centre - half, centre + half, count)
         if domain_of(optimizer, name) is unit_interval:
             places = np.unique(np.maximum(places, 0.0))
-        found = steps(places, rough=False, expected=expected)
+        found = yield ask(places, rough=False, expected=expected)
         mean = _mean(found)
         best = int(mean.argmin())
         if not np.isfinite(mean[best]):
             if attempt == 0 and (guided or high - low <= 4 * _SPAN):
                 # Between two narrow bounds nothing arrives; look around more widely.
-                return _tune_line(route, optimizer, name, _wider(optimizer, name, centre))
+                return (yield from _along_line(route, optimizer, name, _wider(optimizer, name, centre)))
             return _unreachable([name])
         needed, expected = expected, float(mean[best])
         if expected < _SHORT and not scanned:
@@ -381,7 +302,7 @@ def _tune_line(
             scan = np.arange(centre - np.log(4.0), centre + np.log(4.0), _DENSE)
             if domain_of(optimizer, name) is unit_interval:
                 scan = np.unique(np.maximum(scan, 0.0))
-            wide = _mean(steps(scan, rough=False, expected=max(expected, _LONG / 3)))
+            wide = _mean((yield ask(scan, rough=False, expected=max(expected, LONG / 3))))
             centre, half, scanned = float(scan[int(wide.argmin())]), 3 * _DENSE, True
             continue
         edge = best in (0, places.size - 1) and places[best] != 0.0
@@ -393,7 +314,7 @@ def _tune_line(
             break
         # Next to the edge of stability too few points are near the best for a fit: look closer there.
         enough = int((mean <= _NEAR * mean[best]).sum()) >= _ENOUGH
-        if route.sampled and expected < 0.5 * _LONG and needed > 2 * expected:
+        if route.sampled and expected < 0.5 * LONG and needed > 2 * expected:
             centre = float(places[best])  # the same again, with the trajectories that so short a run can afford
             continue
         if spacing <= _RESOLVED * 1.5 or (enough and not route.exact):
@@ -673,9 +594,8 @@ def tune(
         "seed": seed,
         "max_steps": integer("max_steps", max_steps, 1),
         "dtype": choice("dtype", dtype, ("float64", "float32")),
-        "executor": executor,
-        "threads": threads,
     }
+    pool = Pool(executor, threads)
     if isinstance(batch_size, Schedule):
         raise ParameterError("batch_size", batch_size, "be the same at every step here")
     batch_size_domain.check("batch_size", getattr(batch_size, "values", batch_size))
@@ -688,18 +608,20 @@ def tune(
         plain = np.asarray(batch_size)
         along = ["batch_size"] if plain.ndim else []
         batch = xr.DataArray(plain, dims=along, coords=dict.fromkeys(along, plain))
-    results = []
-    for b in batch.values.reshape(-1):
-        guide = None
-        if method == "simulate":
-            route = simulated_route(problem, b, target, **options)
-            theory = theory_of(optimizer)
+    sizes = batch.values.reshape(-1).tolist()
+    if method == "simulate":
+        searches = {}
+        for k, b in enumerate(sizes):
+            route, theory, guide = SimulatedRoute(problem, b, target, options, pool), theory_of(optimizer), None
             if len(checked) == 1 and theory is not None:
                 known = theory(problem, b, target)
                 guide = guide_of(known, optimizer, next(iter(checked)), tune_one(known, optimizer, checked))
-        else:
-            route = (exact_route if method == "analytic" else mean_field_route)(problem, b, target)
-        results.append(tune_one(route, optimizer, checked, seed=seed, guide=guide))
+            searches[k] = route, search_of(route, optimizer, checked, seed=seed, guide=guide)
+        found = dict(tune_together(searches, pool))
+        results = [found[k] for k in range(len(sizes))]
+    else:
+        exactly = exact_route if method == "analytic" else mean_field_route
+        results = [tune_one(exactly(problem, b, target), optimizer, checked, seed=seed) for b in sizes]
 
     def labelled(values: list[Any], units: str = "") -> xr.DataArray:
         return batch.copy(data=np.array(values).reshape(batch.shape)).assign_attrs({"units": units} if units else {})

@@ -36,7 +36,8 @@ from rich.table import Table
 
 import mcnqm
 from mcnqm.files import write_text
-from mcnqm.tune import mean_field_route, tune_one
+from mcnqm.routes import mean_field_route
+from mcnqm.tune import tune_one
 
 DIM, BATCH, BETA2, TARGET, TRAJECTORIES = 1000, 1, 0.999, 0.01, 64
 THREADS = (1, 2)

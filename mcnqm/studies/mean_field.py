@@ -26,9 +26,10 @@ from mcnqm.errors import ParameterError
 from mcnqm.optimizers import Adam
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
+from mcnqm.routes import mean_field_route
 from mcnqm.simulate import simulate
 from mcnqm.statistics import jackknife
-from mcnqm.tune import Tuned, mean_field_route, tune_one
+from mcnqm.tune import Tuned, tune_one
 
 __all__ = ["VARIANTS", "MeanFieldConfig", "run"]
 

@@ -30,8 +30,9 @@ from mcnqm.files import write_text
 from mcnqm.fits import log_slope, small_batch_regime, tradeoff
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
+from mcnqm.routes import Route, SimulatedRoute, exact_route, theory_of
 from mcnqm.studies.contenders import CONTENDERS, Contender
-from mcnqm.tune import Guide, Route, Tuned, exact_route, guide_of, simulated_route, theory_of, tune_one
+from mcnqm.tune import Guide, Search, Tuned, guide_of, search_of, tune_one, tune_together
 
 __all__ = ["ScalingConfig", "examples_of_bounds", "run"]
 
@@ -136,20 +137,16 @@ class _Notebook:
     def _path(self, name: str) -> Path | None:
         return None if self._folder is None else self._folder / f"{_safe(name)}.json"
 
-    def has(self, name: str) -> bool:
+    def find(self, name: str) -> Tuned | None:
+        """A cell that is finished."""
         path = self._path(name)
-        return path is not None and path.exists()
+        return Tuned(**json.loads(path.read_text())) if path is not None and path.exists() else None
 
-    def cell(self, name: str, compute: Callable[[], Tuned]) -> Tuned:
-        path = self._path(name)
-        if path is None:
-            return compute()
-        if path.exists():
-            return Tuned(**json.loads(path.read_text()))
-        result = compute()
-        # repr of a float, which JSON uses, reads back to the same bits.
-        write_text(path, json.dumps(asdict(result)))
-        return result
+    def keep(self, name: str, result: Tuned) -> None:
+        """A cell that now is."""
+        if (path := self._path(name)) is not None:
+            # repr of a float, which JSON uses, reads back to the same bits.
+            write_text(path, json.dumps(asdict(result)))
 
 
 def run(
@@ -205,34 +202,58 @@ def run(
     sizes = config.batch_sizes
     weight = {b: 1.0 / b + 1.0 / 256 for b in sizes}
     meter.start(len(config.contenders) * sum(weight.values()), "scaling")
-    simulated: dict[str, list[Tuned]] = {label: [] for label in config.contenders}
-    theory: dict[str, list[Tuned | None]] = {label: [] for label in config.contenders}
+    simulated: dict[str, dict[int, Tuned]] = {label: {} for label in config.contenders}
+    theory: dict[str, dict[int, Tuned | None]] = {label: {} for label in config.contenders}
+    options = {name: getattr(config, name) for name in ("trajectories", "replicates", "seed", "max_steps")}
 
     def predicted(label: str, b: int) -> Guide | None:
         contender, known = config.contenders[label], theory[label]
         predict = _theory_of(contender)
         if predict is None:
-            known.insert(0, None)
+            known[b] = None
             return None
-        route = predict(config.problem, b, config.target)
-        larger: list[Any] = known
-        best = _cell(notebook, contender, b, sizes, config.seed, f"{label}-{b}-theory", route, larger)
-        known.insert(0, best)
-        if notebook.has(f"{label}-{b}-simulated"):
+        route, name = predict(config.problem, b, config.target), f"{label}-{b}-theory"
+        best = notebook.find(name)
+        if best is None:
+            best = tune_one(route, contender.at(b), seed=config.seed, **_start(contender, b, sizes, known))
+            notebook.keep(name, best)
+        known[b] = best
+        if notebook.find(f"{label}-{b}-simulated") is not None:
             return None
         return guide_of(route, contender.at(b), next(iter(contender.search)), best)
 
     def chain(label: str, guides: Mapping[int, Future[Guide | None]], gate: Gate) -> None:
-        """All batch sizes of one optimizer, from the largest on: it is the cheapest, and each tells the next."""
+        """All batch sizes of one optimizer, from the largest on: it is the cheapest, and each tells the next.
+
+        Those of which a theory tells enough come last: together, on the same noise.
+        """
         found, contender = simulated[label], config.contenders[label]
-        for b in reversed(sizes):
-            route = simulated_route(
-                config.problem, b, config.target, trajectories=config.trajectories, replicates=config.replicates,
-                seed=config.seed, max_steps=config.max_steps, executor=gate,
-            )  # fmt: skip
-            known, name = _wait_for(guides[b], gate), f"{label}-{b}-simulated"
-            found.insert(0, _cell(notebook, contender, b, sizes, config.seed, name, route, found, guide=known))
+        together: dict[int, tuple[SimulatedRoute, Search]] = {}
+
+        def finish() -> None:
+            for b, result in tune_together(together, Pool(gate)):
+                keep(b, result)
+            together.clear()
+
+        def keep(b: int, result: Tuned) -> None:
+            notebook.keep(f"{label}-{b}-simulated", result)
+            found[b] = result
             meter.advance(weight[b])
+
+        for b in reversed(sizes):
+            guide = _wait_for(guides[b], gate)
+            route = SimulatedRoute(config.problem, b, config.target, options, Pool(gate))
+            search = partial(search_of, route, contender.at(b), seed=config.seed)
+            if (known := notebook.find(f"{label}-{b}-simulated")) is not None:
+                found[b] = known
+                meter.advance(weight[b])
+            elif guide is None:
+                finish()  # it starts from the answers at larger batch sizes
+                together[b] = route, search(**_start(contender, b, sizes, found))
+                finish()
+            else:
+                together[b] = route, search(contender.search, guide=guide)
+        finish()
 
     # Optimizers side by side, on the same workers: what one does between two stretches of its runs, the others fill.
     # Theory runs on one core and knows nothing of the simulation: it goes ahead in a thread of its own.
@@ -241,7 +262,9 @@ def run(
     chains = ThreadPoolExecutor(len(config.contenders), thread_name_prefix="mcnqm-chain")
     with pool.shared() as gate:
         try:
-            guides = {(label, b): ahead.submit(predicted, label, b) for b in reversed(sizes) for label in simulated}
+            # Exact theories are quick: simulations of theirs run while the mean field is worked out.
+            order = sorted(simulated, key=lambda label: _theory_of(config.contenders[label]) is not exact_route)
+            guides = {(label, b): ahead.submit(predicted, label, b) for label in order for b in reversed(sizes)}
             running = [
                 chains.submit(chain, label, {b: guides[label, b] for b in sizes}, gate) for label in config.contenders
             ]
@@ -271,29 +294,19 @@ def _theory_of(contender: Contender) -> Callable[[NoisyQuadratic, float, float],
     return theory_of(contender.optimizer) if len(contender.search) == 1 else None
 
 
-def _cell(
-    notebook: _Notebook,
-    contender: Contender,
-    batch_size: int,
-    sizes: tuple[int, ...],
-    seed: int,
-    name: str,
-    route: Route,
-    larger: list[Tuned],
-    *,
-    guide: Guide | None = None,
-) -> Tuned:
-    def compute() -> Tuned:
-        optimizer = contender.at(batch_size)
-        search, expected = dict(contender.search), math.inf
-        if larger and math.isfinite(larger[0].steps):
-            for hyper, bounds in contender.search.items():
-                guess = _extrapolated([t.values[hyper] for t in larger[:2]], sizes[-len(larger) - 1 :][:3], hyper)
-                search[hyper] = _near(guess, hyper, bounds)
-            expected = larger[0].steps * sizes[-len(larger)] / batch_size  # at most, by perfect scaling
-        return tune_one(route, optimizer, search, seed=seed, expected=expected, guide=guide)
-
-    return notebook.cell(name, compute)
+def _start(
+    contender: Contender, batch_size: int, sizes: tuple[int, ...], found: Mapping[int, Tuned | None]
+) -> dict[str, Any]:
+    """Bounds of the search at a batch size, and about how many steps it will find, from answers at larger ones."""
+    search, expected = dict(contender.search), math.inf
+    larger = [b for b in sizes if b > batch_size][:2]
+    near = [t for b in larger if (t := found.get(b)) is not None]
+    if near and len(near) == len(larger) and math.isfinite(near[0].steps):
+        for hyper, bounds in contender.search.items():
+            guess = _extrapolated([t.values[hyper] for t in near], (batch_size, *larger), hyper)
+            search[hyper] = _near(guess, hyper, bounds)
+        expected = near[0].steps * larger[0] / batch_size  # at most, by perfect scaling
+    return {"search": search, "expected": expected}
 
 
 def _extrapolated(values: list[float], sizes: tuple[int, ...], name: str) -> float:
@@ -313,14 +326,17 @@ def _near(guess: float, name: str, original: tuple[float, float]) -> tuple[float
 
 
 def _labelled(
-    config: ScalingConfig, simulated: Mapping[str, list[Tuned]], theory: Mapping[str, list[Tuned | None]]
+    config: ScalingConfig,
+    simulated: Mapping[str, Mapping[int, Tuned]],
+    theory: Mapping[str, Mapping[int, Tuned | None]],
 ) -> xr.Dataset:
     labels = list(config.contenders)
     dims = ("optimizer", "batch_size")
     batch = np.array(config.batch_sizes, dtype=np.float64)
 
     def table(read: Callable[[Contender, Any], float]) -> Array:
-        return np.array([[read(config.contenders[label], t) for t in simulated[label]] for label in labels])
+        rows = [[read(config.contenders[label], simulated[label][b]) for b in config.batch_sizes] for label in labels]
+        return np.array(rows)
 
     data: dict[str, Any] = {
         "steps": (dims, table(lambda c, t: t.steps), {"units": "steps"}),
@@ -337,8 +353,10 @@ def _labelled(
     data["effective_lr_stderr"] = (dims, relative * data["effective_lr"][1])
 
     def closed(read: Callable[[Contender, Tuned], float]) -> Array:
-        rows = [[np.nan if t is None else read(config.contenders[label], t) for t in theory[label]] for label in labels]
-        return np.array(rows)
+        def one(label: str, known: Tuned | None) -> float:
+            return np.nan if known is None else read(config.contenders[label], known)
+
+        return np.array([[one(label, theory[label][b]) for b in config.batch_sizes] for label in labels])
 
     data["analytic_steps"] = (dims, closed(lambda c, t: t.steps), {"units": "steps"})
     data["analytic_effective_lr"] = (dims, closed(lambda c, t: c.effective_lr(t.values)))
