@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 
 import numba
 
-__all__ = ["njit"]
+__all__ = ["inlined", "njit"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -19,3 +19,8 @@ def njit(function: F) -> F:
     gives Numba's untyped decorator a type.
     """
     return cast("F", numba.njit(cache=True, error_model="numpy", nogil=True)(function))
+
+
+def inlined(function: F) -> F:
+    """As `njit`, for small functions in loops that are to become vectors: a call could fail, as the compiler sees it."""
+    return cast("F", numba.njit(error_model="numpy", inline="always")(function))

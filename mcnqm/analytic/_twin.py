@@ -1,7 +1,10 @@
 """Moments of mean-field twins: many steps at a time, many lanes at once.
 
-A lane is one (setting, node) pair of one coordinate. Its state is (P, C, Q, v, slope): second moments of y and m, the
+A lane is one coordinate of one (setting, node) pair. Its state is (P, C, Q, v, slope): second moments of y and m, the
 expected second moment of the gradient's average, and how fast the expected squared gradient changed last.
+
+Lanes are advanced `_LANES` at a time, through all chunks before the next. What they need lies in one array, at
+distances that the compiler knows: it then sees that no number overwrites another, and uses vectors.
 """
 
 from __future__ import annotations
@@ -9,13 +12,20 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mcnqm.analytic._jit import njit
+from mcnqm.analytic._jit import inlined, njit
 
 __all__ = ["VARIABLES", "advance"]
 
 Array = NDArray[np.float64]
 
 VARIABLES = 5
+
+_LANES = 64
+_P, _C, _Q, _V, _SLOPE = (_LANES * k for k in range(VARIABLES))
+_H, _NOISE, _USED, _LOW = (_LANES * k for k in range(5, 9))
+_A00, _A01, _A10, _A11, _N00, _N01, _N11 = (_LANES * k for k in range(9, 16))
+_P_BEFORE, _C_BEFORE, _Q_BEFORE = (_LANES * k for k in range(16, 19))
+_ROOM = 19 * _LANES
 
 _TRIES = 40
 """Most rates that are tried for an unstable chunk."""
@@ -50,7 +60,7 @@ def _clock(rule: Array, powers: Array, lengths: NDArray[np.int64]) -> Array:
     return table
 
 
-@njit
+@inlined
 def _rate(
     v: float,
     noise: float,
@@ -67,13 +77,13 @@ def _rate(
     root = np.sqrt(v / bias2)
     below = bias1 * (root + eps)
     a = lr / below if below > 0.0 else 0.0
-    if order == 1 or share == 0.0:
-        return a, noise
     # How much of the denominator fluctuates: all of it without epsilon.
     r = root / (root + eps)
     rho, kappa = spread * share * (2.0 - share), r * overlap * share
     drift = 1.0 + rho * r * (0.25 * r + 0.125) - kappa
-    return a * drift, noise * (1.0 + rho * r * (0.75 * r + 0.25) - 2.0 * kappa) / (drift * drift)
+    push = noise * (1.0 + rho * r * (0.75 * r + 0.25) - 2.0 * kappa) / (drift * drift)
+    plain = order == 1 or share == 0.0
+    return (a if plain else a * drift), (noise if plain else push)
 
 
 @njit
@@ -161,6 +171,80 @@ def _bounded(
 
 
 @njit
+def _chunk(work: Array, m: int, now: Array, inverse: float, order: int, n: int) -> None:
+    """Advance `m` lanes by `n` steps, one setting's; see `advance`."""
+    lr, eps, keep, beta1, kept2, ramp, bias1, bias2, spread, overlap, kept, ramp_to_end = now
+    left1 = 1.0 - beta1
+    for j in range(m):
+        h, p = work[_H + j], work[_P + j]
+        noise = work[_NOISE + j] * inverse
+        square = h * h * p + noise
+        # A falling h²P may come to nothing within the chunk, but not to less.
+        change = max(work[_SLOPE + j], -h * h * p / n)
+        v = max(kept2 * work[_V + j] + (1.0 - kept2) * square + change * ramp, 0.0)
+        share = noise / square if noise > 0.0 else 0.0
+        a, push = _rate(v, noise, share, lr, eps, bias1, bias2, spread, overlap, order)
+        work[_USED + j] = v
+        work[_A00 + j], work[_A01 + j] = keep - a * left1 * h, -a * beta1
+        work[_A10 + j], work[_A11 + j] = left1 * h, beta1
+        work[_N00 + j] = a * a * left1 * left1 * push
+        work[_N01 + j] = -a * left1 * left1 * push
+        work[_N11 + j] = left1 * left1 * push
+    done = 1
+    while done < n:
+        done *= 2
+        for j in range(m):
+            w00, w01, w10, w11 = work[_A00 + j], work[_A01 + j], work[_A10 + j], work[_A11 + j]
+            x00, x01, x11 = work[_N00 + j], work[_N01 + j], work[_N11 + j]
+            work[_N00 + j] = x00 + w00 * (w00 * x00 + 2.0 * w01 * x01) + w01 * w01 * x11
+            work[_N01 + j] = x01 + w00 * (w10 * x00 + w11 * x01) + w01 * (w10 * x01 + w11 * x11)
+            work[_N11 + j] = x11 + w10 * (w10 * x00 + 2.0 * w11 * x01) + w11 * w11 * x11
+            work[_A00 + j] = w00 * w00 + w01 * w10
+            work[_A01 + j] = w01 * (w00 + w11)
+            work[_A10 + j] = w10 * (w00 + w11)
+            work[_A11 + j] = w10 * w01 + w11 * w11
+    near = 0
+    for j in range(m):
+        h, noise = work[_H + j], work[_NOISE + j] * inverse
+        w00, w01, w10, w11 = work[_A00 + j], work[_A01 + j], work[_A10 + j], work[_A11 + j]
+        p, c, q = work[_P + j], work[_C + j], work[_Q + j]
+        work[_P_BEFORE + j], work[_C_BEFORE + j], work[_Q_BEFORE + j] = p, c, q
+        p_new = max(work[_N00 + j] + w00 * (w00 * p + 2.0 * w01 * c) + w01 * w01 * q, 0.0)
+        work[_P + j] = p_new
+        work[_C + j] = work[_N01 + j] + w00 * (w10 * p + w11 * c) + w01 * (w10 * c + w11 * q)
+        work[_Q + j] = work[_N11 + j] + w10 * (w10 * p + 2.0 * w11 * c) + w11 * w11 * q
+        low = kept * work[_V + j] + (1.0 - kept) * (h * h * p_new + noise)
+        low = min(low, work[_USED + j]) if np.isfinite(low) else work[_USED + j]
+        work[_LOW + j] = low
+        near += low < 2.0 * _limit(h, lr, eps, keep, beta1, bias1, bias2)
+    if n > 1 and near > 0:
+        # An explicit rule would swing ever wider about a balance near the limit, from half of it on.
+        for j in range(m):
+            h, noise, low = work[_H + j], work[_NOISE + j] * inverse, work[_LOW + j]
+            limit = _limit(h, lr, eps, keep, beta1, bias1, bias2)
+            if low < 2.0 * limit:
+                before = work[_P_BEFORE + j], work[_C_BEFORE + j], work[_Q_BEFORE + j], work[_V + j]
+                high = max(4.0 * limit, 8.0 * noise, before[3], h * h * before[0] + noise)
+                work[_P + j], work[_C + j], work[_Q + j] = _bounded(
+                    *(n, max(low, 1e-60 * high), high, h, noise, keep, beta1, kept, bias1, bias2, lr, eps),
+                    *(spread, overlap, order, before),
+                )
+    for j in range(m):
+        h, p, noise = work[_H + j], work[_P_BEFORE + j], work[_NOISE + j] * inverse
+        slope = h * h * (work[_P + j] - p) / n
+        work[_SLOPE + j] = slope
+        work[_V + j] = max(kept * work[_V + j] + (1.0 - kept) * (h * h * p + noise) + slope * ramp_to_end, 0.0)
+
+
+@inlined
+def _limit(h: float, lr: float, eps: float, keep: float, beta1: float, bias1: float, bias2: float) -> float:
+    """The v below which a rate is unstable, 0 if none is. Beyond weight decay's own limit none is stable."""
+    edge = bias1 * (1.0 + keep) * (1.0 + beta1) / ((1.0 - beta1) * h)
+    limit = max(lr / edge - eps, 0.0)
+    return limit * limit * bias2 if edge > 0.0 else 0.0
+
+
+@njit
 def advance(
     state: Array,
     curvature: Array,
@@ -200,77 +284,29 @@ def advance(
         The risk is added to it.
     """
     n_settings, nodes = state.shape[2], state.shape[3]
-    lanes = n_settings * nodes
-    a00, a01, a10, a11 = np.empty(lanes), np.empty(lanes), np.empty(lanes), np.empty(lanes)
-    n00, n01, n11 = np.empty(lanes), np.empty(lanes), np.empty(lanes)
-    used = np.empty(lanes)
     clock = _clock(rule, powers, lengths)
-    for i in range(curvature.size):
-        h = curvature[i]
-        flat = state[i].reshape(VARIABLES, lanes)
-        P, C, Q, V, slope = flat[0], flat[1], flat[2], flat[3], flat[4]
-        look = 0
-        for k in range(lengths.size):
-            n = lengths[k]
-            for s in range(n_settings):
-                lr, eps, keep, beta1, kept2, ramp, bias1, bias2, spread, overlap, _, _ = clock[k, s]
-                noise, left1 = noise_variance[i] * inverse[k, s], 1.0 - beta1
-                for j in range(s * nodes, (s + 1) * nodes):
-                    square = h * h * P[j] + noise
-                    # A falling h²P may come to nothing within the chunk, but not to less.
-                    change = max(slope[j], -h * h * P[j] / n)
-                    v = max(kept2 * V[j] + (1.0 - kept2) * square + change * ramp, 0.0)
-                    share = noise / square if noise > 0.0 else 0.0
-                    a, push = _rate(v, noise, share, lr, eps, bias1, bias2, spread, overlap, order)
-                    used[j] = v
-                    a00[j], a01[j] = keep - a * left1 * h, -a * beta1
-                    a10[j], a11[j] = left1 * h, beta1
-                    n00[j], n01[j], n11[j] = (
-                        a * a * left1 * left1 * push,
-                        -a * left1 * left1 * push,
-                        left1 * left1 * push,
-                    )
-            doublings = 0
-            while (1 << doublings) < n:
-                doublings += 1
-                for j in range(lanes):
-                    w00, w01, w10, w11 = a00[j], a01[j], a10[j], a11[j]
-                    x00, x01, x11 = n00[j], n01[j], n11[j]
-                    n00[j] = x00 + w00 * (w00 * x00 + 2.0 * w01 * x01) + w01 * w01 * x11
-                    n01[j] = x01 + w00 * (w10 * x00 + w11 * x01) + w01 * (w10 * x01 + w11 * x11)
-                    n11[j] = x11 + w10 * (w10 * x00 + 2.0 * w11 * x01) + w11 * w11 * x11
-                    a00[j] = w00 * w00 + w01 * w10
-                    a01[j] = w01 * (w00 + w11)
-                    a10[j] = w10 * (w00 + w11)
-                    a11[j] = w10 * w01 + w11 * w11
-            for s in range(n_settings):
-                lr, eps, keep, beta1, _, _, bias1, bias2, spread, overlap, kept, ramp = clock[k, s]
-                noise = noise_variance[i] * inverse[k, s]
-                # Below this v a rate is unstable. Beyond weight decay's own limit none is stable.
-                edge = bias1 * (1.0 + keep) * (1.0 + beta1) / ((1.0 - beta1) * h)
-                limit = max(lr / edge - eps, 0.0) ** 2 * bias2 if edge > 0.0 else 0.0
-                for j in range(s * nodes, (s + 1) * nodes):
-                    w00, w01, w10, w11 = a00[j], a01[j], a10[j], a11[j]
-                    p, c, q = P[j], C[j], Q[j]
-                    P[j] = max(n00[j] + w00 * (w00 * p + 2.0 * w01 * c) + w01 * w01 * q, 0.0)
-                    C[j] = n01[j] + w00 * (w10 * p + w11 * c) + w01 * (w10 * c + w11 * q)
-                    Q[j] = n11[j] + w10 * (w10 * p + 2.0 * w11 * c) + w11 * w11 * q
-                    if n > 1 and limit > 0.0:
-                        # An explicit rule would swing ever wider about a balance near the limit, from half of it on.
-                        low = kept * V[j] + (1.0 - kept) * (h * h * P[j] + noise)
-                        low = min(low, used[j]) if np.isfinite(low) else used[j]
-                        if low < 2.0 * limit:
-                            high = max(4.0 * limit, 8.0 * noise, V[j], h * h * p + noise)
-                            P[j], C[j], Q[j] = _bounded(
-                                *(n, max(low, 1e-60 * high), high, h, noise, keep, beta1, kept, bias1, bias2, lr, eps),
-                                *(spread, overlap, order, (p, c, q, V[j])),
-                            )
-                    slope[j] = h * h * (P[j] - p) / n
-                    V[j] = max(kept * V[j] + (1.0 - kept) * (h * h * p + noise) + slope[j] * ramp, 0.0)
-            if looks[k]:
-                for s in range(n_settings):
-                    total = 0.0
-                    for b in range(nodes):
-                        total += weight[i, b] * P[s * nodes + b]
-                    out[s, look] += total
-                look += 1
+    work = np.empty(_ROOM)
+    seen = np.empty((out.shape[1], _LANES))
+    for first in range(0, curvature.size, _LANES):
+        m = min(_LANES, curvature.size - first)
+        for j in range(m):
+            work[_H + j], work[_NOISE + j] = curvature[first + j], noise_variance[first + j]
+        for s in range(n_settings):
+            seen[:] = 0.0
+            for b in range(nodes):
+                for k in range(VARIABLES):
+                    for j in range(m):
+                        work[_LANES * k + j] = state[first + j, k, s, b]
+                look = 0
+                for k in range(lengths.size):
+                    _chunk(work, m, clock[k, s], inverse[k, s], order, lengths[k])
+                    if looks[k]:
+                        for j in range(m):
+                            seen[look, j] += weight[first + j, b] * work[_P + j]
+                        look += 1
+                for k in range(VARIABLES):
+                    for j in range(m):
+                        state[first + j, k, s, b] = work[_LANES * k + j]
+            for look in range(seen.shape[0]):
+                for j in range(m):
+                    out[s, look] += seen[look, j]
