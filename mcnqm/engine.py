@@ -298,7 +298,7 @@ def may_join(one: Job, other: Job) -> bool:
     return (
         plain
         and one.problem is other.problem
-        and one.form[0] is other.form[0]
+        and type(one.optimizer) is type(other.optimizer)
         and all(getattr(one.optimizer, name) == getattr(other.optimizer, name) for name in names)
         and np.array_equal(one.trajectories, other.trajectories)
         and (one.seed, one.per_example, one.cells, one.dtype)
@@ -467,6 +467,21 @@ def _shard(
     )
 
 
+def _of(shard: Shard, part: _Coordinates) -> Shard:
+    """The same of other coordinates."""
+    return shard._replace(
+        coordinates=part.index,
+        curvature=part.curvature,
+        noise=part.noise,
+        mean=part.mean,
+        std=part.std,
+        weight=0.5 * part.curvature,
+        edges=part.edges,
+        second=part.second,
+        share=part.share,
+    )
+
+
 def _consecutive(index: NDArray[np.int64]) -> slice | NDArray[np.int64]:
     """Increasing indices as a slice where they are one: NumPy copies that faster."""
     first, stop = int(index[0]), int(index[-1]) + 1
@@ -501,7 +516,7 @@ class March:
         size = max(_SMALLEST_BLOCK, math.ceil(job.problem.dim / _REDUCTION_BLOCKS))
         self._blocks = [everything[start : start + size] for start in range(0, job.problem.dim, size)]
         self._job, self._pool, self._meter, self._most_lanes = job, pool, meter, most_lanes
-        self._states: list[ShardState] | None = None
+        self._kept: _Kept | None = None
         self.step = 0
         self.alive = np.arange(job.settings.size)
         """Indices of the settings that still run."""
@@ -529,62 +544,106 @@ class March:
         return parts[0].join(parts[1:])
 
     def _advance(self, record: NDArray[np.int64], stop: int, *, last: bool) -> Losses:
-        job, states = self._job, self._states
+        job = self._job
         real = _tiles(job, self.alive, record.size, self._most_lanes)
         tiles = [replace(tile, settings=np.searchsorted(self.alive, tile.settings)) for tile in real]
         kind = job.form[0]
         table = _table(job, self.step, stop)
+        kept, self._kept = self._kept, None
+        before = None if kept is None else kept.again(tiles)
 
         def tasks() -> Iterator[tuple[Any, ...]]:
-            for tile, lanes in zip(tiles, real, strict=True):
+            for t, tile in enumerate(real):
+                shard = _shard(job, tile, self._blocks[0], self.step, stop, record, table)
                 for b, block in enumerate(self._blocks):
-                    where = _consecutive(tile.settings)
-                    before = None if states is None else states[b].select(where, tile.trajectories)
-                    shard = _shard(job, lanes, block, self.step, stop, record, table)
-                    yield kind, tile.by_setting, shard, before, self._pool.cancel
+                    state = None if before is None else before(t, b)
+                    yield kind, tile.by_setting, _of(shard, block), state, self._pool.cancel
 
         kinds = 2 if job.cells else 1
         loss = np.zeros((kinds, self.alive.size, job.trajectories.size, record.size))
         expected = np.zeros((self.alive.size, record.size))
-        after: list[ShardState] = []
+        after: list[list[ShardState]] = []
         with closing(self._pool.map(_loss_only if last else advance_shard, tasks())) as results:
             for tile in tiles:
                 lanes, where = tile.lanes(job), _consecutive(tile.settings)
-                total, twin_risk = np.zeros((record.size, *lanes, kinds)), np.zeros((record.size, lanes[1]))
-                for b, block in enumerate(self._blocks):  # first to last: the order that makes sums reproducible
+                total: NDArray[np.float64] | None = None
+                twin_risk = np.zeros((record.size, lanes[1]))
+                after.append([])
+                for block in self._blocks:  # first to last: the order that makes sums reproducible
                     part = next(results)
-                    total += part.out.reshape(total.shape)
+                    if total is None:
+                        total = np.zeros_like(part.out)  # in the same order, for a fast sum
+                    total += part.out
                     twin_risk += part.expected
                     self._meter.advance(float(math.prod(lanes)) * block.index.size * float(stop - self.step))
                     if part.state is not None:
-                        if len(after) == b:
-                            after.append(self._room(block.index.size, part.state))
-                        room = after[b]
-                        room.lanes[:, :, tile.trajectories, where] = part.state.lanes
-                        room.clock[:, where] = part.state.clock
-                        room.moments[..., where] = part.state.moments
-                loss[:, where, tile.trajectories] = total.transpose(3, 2, 1, 0)
+                        after[-1].append(part.state)
+                assert total is not None
+                loss[:, where, tile.trajectories] = total.reshape(record.size, *lanes, kinds).transpose(3, 2, 1, 0)
                 expected[where] = twin_risk.T
-        self._states = after or None
+        self._kept = None if last else _Kept(self.alive.size, job.trajectories.size, tiles, after)
         self.step = stop
         return Losses(loss[0], loss[1], expected) if job.cells else Losses(loss[0], None, None)
-
-    def _room(self, coordinates: int, like: ShardState) -> ShardState:
-        """Room for the state of all that is alive, of as many variables as `like` has."""
-        return ShardState(
-            np.empty(
-                (coordinates, like.lanes.shape[1], self._job.trajectories.size, self.alive.size), like.lanes.dtype
-            ),
-            np.empty((like.clock.shape[0], self.alive.size)),
-            np.empty((*like.moments.shape[:3], self.alive.size)),
-        )
 
     def drop(self, gone: NDArray[np.bool_]) -> None:
         """Stop the settings where `gone`, one entry per setting alive."""
         stay = np.flatnonzero(~gone)
         self.alive = self.alive[stay]
-        if self._states is not None:
-            self._states = [state.select(stay) for state in self._states]
+        if self._kept is not None:
+            self._kept.drop(stay)
+
+
+class _Kept:
+    """States between two stretches: shard by shard, as they came, for as long as lanes stay in the same tiles.
+
+    To put them together and take them apart again moves every number of a state, which in short stretches costs as much
+    as to advance it.
+    """
+
+    def __init__(self, settings: int, trajectories: int, tiles: list[_Tile], parts: list[list[ShardState]]) -> None:
+        self._settings, self._trajectories, self._tiles, self._parts = settings, trajectories, tiles, parts
+        self._stay = np.arange(settings)
+
+    def drop(self, stay: NDArray[np.int64]) -> None:
+        """Go on with some of the settings."""
+        self._stay = self._stay[stay]
+
+    def again(self, tiles: list[_Tile]) -> Callable[[int, int], ShardState]:
+        """The state of a tile of those given, and of a block of coordinates, to be asked for once each."""
+        parts = self._parts
+        if (
+            self._stay.size == self._settings
+            and len(tiles) == len(self._tiles)
+            and all(map(_alike, tiles, self._tiles))
+        ):
+            return lambda t, b: parts[t].pop(0)
+        whole = [self._whole([part[b] for part in parts]) for b in range(len(parts[0]))]
+        parts.clear()
+        return lambda t, b: whole[b].select(_consecutive(tiles[t].settings), tiles[t].trajectories)
+
+    def _whole(self, parts: list[ShardState]) -> ShardState:
+        """The state of all lanes that stay, from that of every tile, of one block of coordinates."""
+        first = parts[0]
+        coordinates, variables = first.lanes.shape[:2]
+        room = ShardState(
+            np.empty((coordinates, variables, self._trajectories, self._settings), first.lanes.dtype),
+            np.empty((first.clock.shape[0], self._settings)),
+            np.empty((*first.moments.shape[:3], self._settings)),
+        )
+        for tile, part in zip(self._tiles, parts, strict=True):
+            where = _consecutive(tile.settings)
+            room.lanes[:, :, tile.trajectories, where] = part.lanes
+            room.clock[:, where] = part.clock
+            room.moments[..., where] = part.moments
+        return room if self._stay.size == self._settings else room.select(self._stay)
+
+
+def _alike(one: _Tile, other: _Tile) -> bool:
+    return (
+        one.by_setting == other.by_setting
+        and one.trajectories == other.trajectories
+        and np.array_equal(one.settings, other.settings)
+    )
 
 
 def _loss_only(*task: Any) -> ShardResult:

@@ -22,5 +22,5 @@ def njit(function: F) -> F:
 
 
 def inlined(function: F) -> F:
-    """As `njit`, for small functions in loops that are to become vectors: a call could fail, as the compiler sees it."""
+    """As `njit`, for small functions in loops that are to become vectors: to the compiler, a call might fail."""
     return cast("F", numba.njit(error_model="numpy", inline="always")(function))

@@ -168,7 +168,9 @@ def advance_shard(
     if not shard.keep:
         result = result[..., 0, 0] if twin is None else result[..., 0, :]
     back = np.argsort(axes)
-    end = ShardState(room[..., :lanes].transpose(back), clock[:, :settings], moments[..., :settings])
+    # What a caller keeps of a narrow shard is not to hold on to the room of a wide one.
+    ends = [a[..., :n] if 2 * n > LANES else a[..., :n].copy() for a, n in ((room, lanes), (moments, settings))]
+    end = ShardState(ends[0].transpose(back), clock[:, :settings], ends[1])
     return ShardResult(result, expected[:, :settings], end)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -206,68 +206,75 @@ def run(
     theory: dict[str, dict[int, Tuned | None]] = {label: {} for label in config.contenders}
     options = {name: getattr(config, name) for name in ("trajectories", "replicates", "seed", "max_steps")}
 
-    def predicted(label: str, b: int) -> Guide | None:
-        contender, known = config.contenders[label], theory[label]
-        predict = _theory_of(contender)
-        if predict is None:
-            known[b] = None
-            return None
-        route, name = predict(config.problem, b, config.target), f"{label}-{b}-theory"
-        best = notebook.find(name)
-        if best is None:
-            best = tune_one(route, contender.at(b), seed=config.seed, **_start(contender, b, sizes, known))
-            notebook.keep(name, best)
-        known[b] = best
-        if notebook.find(f"{label}-{b}-simulated") is not None:
-            return None
-        return guide_of(route, contender.at(b), next(iter(contender.search)), best)
+    guides = {label: {b: Future[Guide | None]() for b in sizes} for label in config.contenders}
 
-    def chain(label: str, guides: Mapping[int, Future[Guide | None]], gate: Gate) -> None:
-        """All batch sizes of one optimizer, from the largest on: it is the cheapest, and each tells the next.
+    def predict(label: str) -> None:
+        """The theory of one optimizer, from the largest batch size on: each tells the next."""
+        contender, known, b = config.contenders[label], theory[label], sizes[-1]
+        route_at = _theory_of(contender)
+        try:
+            for b in reversed(sizes):
+                gate.check()
+                known[b] = best = None
+                if route_at is not None:
+                    route, name = route_at(config.problem, b, config.target), f"{label}-{b}-theory"
+                    best = notebook.find(name)
+                    if best is None:
+                        best = tune_one(route, contender.at(b), seed=config.seed, **_start(contender, b, sizes, known))
+                        notebook.keep(name, best)
+                    known[b] = best
+                guide = None
+                if best is not None and notebook.find(f"{label}-{b}-simulated") is None:
+                    guide = guide_of(route, contender.at(b), next(iter(contender.search)), best)
+                guides[label][b].set_result(guide)
+        except BaseException as error:
+            guides[label][b].set_exception(error)
 
-        Those of which a theory tells enough come last: together, on the same noise.
+    def simulate(family: Sequence[str]) -> None:
+        """Optimizers of one kind at all batch sizes, those of which a theory tells enough together on the same noise.
+
+        The others go from the largest batch size to the smallest: it is the cheapest, and each tells the next.
         """
-        found, contender = simulated[label], config.contenders[label]
-        together: dict[int, tuple[SimulatedRoute, Search]] = {}
+        together: dict[tuple[str, int], tuple[SimulatedRoute, Search]] = {}
 
-        def finish() -> None:
-            for b, result in tune_together(together, Pool(gate)):
-                keep(b, result)
-            together.clear()
-
-        def keep(b: int, result: Tuned) -> None:
-            notebook.keep(f"{label}-{b}-simulated", result)
-            found[b] = result
+        def keep(label: str, b: int, result: Tuned, *, fresh: bool = True) -> None:
+            if fresh:
+                notebook.keep(f"{label}-{b}-simulated", result)
+            simulated[label][b] = result
             meter.advance(weight[b])
 
-        for b in reversed(sizes):
-            guide = _wait_for(guides[b], gate)
-            route = SimulatedRoute(config.problem, b, config.target, options, Pool(gate))
-            search = partial(search_of, route, contender.at(b), seed=config.seed)
-            if (known := notebook.find(f"{label}-{b}-simulated")) is not None:
-                found[b] = known
-                meter.advance(weight[b])
-            elif guide is None:
-                finish()  # it starts from the answers at larger batch sizes
-                together[b] = route, search(**_start(contender, b, sizes, found))
-                finish()
-            else:
-                together[b] = route, search(contender.search, guide=guide)
+        def finish() -> None:
+            for (label, b), result in tune_together(together, Pool(gate)):
+                keep(label, b, result)
+            together.clear()
+
+        for label in family:
+            contender = config.contenders[label]
+            for b in reversed(sizes):
+                guide = _wait_for(guides[label][b], gate)
+                route = SimulatedRoute(config.problem, b, config.target, options, Pool(gate))
+                search = partial(search_of, route, contender.at(b), seed=config.seed)
+                if (known := notebook.find(f"{label}-{b}-simulated")) is not None:
+                    keep(label, b, known, fresh=False)
+                elif guide is not None:
+                    together[label, b] = route, search(contender.search, guide=guide)
+                else:
+                    finish()  # it starts from the answers at larger batch sizes
+                    together[label, b] = route, search(**_start(contender, b, sizes, simulated[label]))
+                    finish()
         finish()
 
-    # Optimizers side by side, on the same workers: what one does between two stretches of its runs, the others fill.
-    # Theory runs on one core and knows nothing of the simulation: it goes ahead in a thread of its own.
+    # Kinds of optimizers side by side, on the same workers: what one does between two stretches of its runs, the others
+    # fill. Theories run on one core each and know nothing of the simulation: they go ahead in threads of their own.
+    families = _families(config.contenders)
     pool = Pool(executor, threads)
-    ahead = ThreadPoolExecutor(1, thread_name_prefix="mcnqm-theory")
-    chains = ThreadPoolExecutor(len(config.contenders), thread_name_prefix="mcnqm-chain")
+    ahead = ThreadPoolExecutor(min(pool.workers, len(guides)), thread_name_prefix="mcnqm-theory")
+    chains = ThreadPoolExecutor(len(families), thread_name_prefix="mcnqm-chain")
     with pool.shared() as gate:
         try:
-            # Exact theories are quick: simulations of theirs run while the mean field is worked out.
-            order = sorted(simulated, key=lambda label: _theory_of(config.contenders[label]) is not exact_route)
-            guides = {(label, b): ahead.submit(predicted, label, b) for label in order for b in reversed(sizes)}
-            running = [
-                chains.submit(chain, label, {b: guides[label, b] for b in sizes}, gate) for label in config.contenders
-            ]
+            for label in guides:
+                ahead.submit(predict, label)
+            running = [chains.submit(simulate, family) for family in families]
             wait(running, return_when=FIRST_EXCEPTION)
         finally:
             gate.close()
@@ -287,6 +294,15 @@ def _wait_for(future: Future[Guide | None], gate: Gate) -> Guide | None:
             return future.result(timeout=0.1)
         except TimeoutError:
             gate.check()
+
+
+def _families(contenders: Mapping[str, Contender]) -> list[list[str]]:
+    """Labels of contenders, by whether their optimizers may share a kernel."""
+    families: dict[Any, list[str]] = {}
+    for label, contender in contenders.items():
+        optimizer = contender.optimizer
+        families.setdefault((type(optimizer), getattr(optimizer, "nesterov", False)), []).append(label)
+    return list(families.values())
 
 
 def _theory_of(contender: Contender) -> Callable[[NoisyQuadratic, float, float], Route] | None:
