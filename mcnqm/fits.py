@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from mcnqm.domains import nonnegative, positive, real_array
 from mcnqm.errors import ParameterError
@@ -312,11 +312,11 @@ def _least_squares(
 
     parameters, chi_square = solve(0.0, start)
     if freedom < 1 or chi_square <= freedom:
-        return answer(parameters, 0.0, float(stats.norm.ppf(0.975)))
+        return answer(parameters, 0.0, float(special.ndtri(0.975)))
     # Chi-square falls as the scatter grows; at this one it is at most `freedom`, even without fitting again.
     most = 1.001 * float(np.sqrt(np.sum((model(parameters)[0] - y) ** 2) / freedom))
     scatter = float(optimize.brentq(lambda t: solve(t, parameters)[1] - freedom, 0.0, most, xtol=1e-12, rtol=1e-9))
-    return answer(solve(scatter, parameters)[0], scatter, float(stats.t.ppf(0.975, freedom)))
+    return answer(solve(scatter, parameters)[0], scatter, float(special.stdtrit(freedom, 0.975)))
 
 
 def _covariance(jacobian: Array) -> Array:

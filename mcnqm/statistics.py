@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 __all__ = [
     "Strata",
@@ -95,12 +95,13 @@ def chi_square_z(value: Any, freedom: Any) -> Any:
 
     Examples
     --------
+    >>> from scipy import stats
     >>> round(float(chi_square_z(stats.chi2.ppf(0.975, 7), 7)), 6)
     1.959964
     """
     # Each tail from its own side, so that a far one does not round to certainty.
-    upper = stats.norm.isf(stats.chi2.sf(value, freedom))
-    lower = stats.norm.ppf(stats.chi2.cdf(value, freedom))
+    upper = -special.ndtri(special.chdtrc(freedom, value))
+    lower = special.ndtri(special.chdtr(freedom, value))
     return np.where(np.asarray(value) > freedom, upper, lower)
 
 
@@ -164,7 +165,7 @@ def combined_p_value(z: Array) -> float:
     """
     if not np.isfinite(z).all():
         return 0.0
-    return float(stats.chi2.sf(float(z @ z), z.size)) if z.size else 1.0
+    return float(special.chdtrc(z.size, float(z @ z))) if z.size else 1.0
 
 
 class Strata(NamedTuple):
@@ -211,14 +212,20 @@ def _strata(m: float, s: float, cells: int) -> tuple[Array, Array, Array]:
         share = np.zeros(cells)
         share[0] = 1.0
         return np.full(cells - 1, np.inf), np.full(cells, m * m), share
-    edges = stats.foldnorm.ppf(np.arange(1, cells) / cells, abs(m) / s, scale=s)
+    if cells == 1:
+        edges = np.empty(0)
+    else:
+        from scipy import stats  # noqa: PLC0415 - it takes as long to import as all else of SciPy
+
+        edges = stats.foldnorm.ppf(np.arange(1, cells) / cells, abs(m) / s, scale=s)
     bounds = np.concatenate([[0.0], edges, [np.inf]])
 
     def below(x: Array) -> tuple[Array, Array]:
         """Probability, and the integral of x² over it, of values below x."""
         u = (x - m) / s
         finite = np.where(np.isfinite(x), x, 0.0)
-        return stats.norm.cdf(u), (m * m + s * s) * stats.norm.cdf(u) - s * (finite + m) * stats.norm.pdf(u)
+        density = np.exp(-0.5 * u * u) / np.sqrt(2.0 * np.pi)
+        return special.ndtr(u), (m * m + s * s) * special.ndtr(u) - s * (finite + m) * density
 
     (p_high, q_high), (p_low, q_low) = below(bounds), below(-bounds)
     share, second = np.diff(p_high - p_low), np.diff(q_high - q_low)

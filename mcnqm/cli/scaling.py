@@ -16,7 +16,6 @@ from mcnqm.cli.parsing import parse_contender
 from mcnqm.cli.tables import Column, print_side_by_side
 from mcnqm.domains import integer
 from mcnqm.files import write_dataset, write_whole
-from mcnqm.plots.scaling import plot_scaling
 from mcnqm.plots.wording import three_digits
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import RichMeter
@@ -80,6 +79,8 @@ def scaling_command(
         raise
     write_dataset(study, output)
     if figure:
+        from mcnqm.plots.scaling import plot_scaling  # noqa: PLC0415 - Matplotlib takes a second to import
+
         write_whole(figure, plot_scaling(study).savefig)
     shutil.rmtree(parts, ignore_errors=True)
     console = Console(highlight=False)

@@ -16,7 +16,6 @@ from mcnqm.cli.tables import Column, print_side_by_side
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
 from mcnqm.files import write_dataset, write_whole
-from mcnqm.plots.schedules import plot_schedules
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import RichMeter
 from mcnqm.studies.schedules import ScheduleConfig, run
@@ -65,6 +64,8 @@ def schedule_command(
     if output:
         write_dataset(study, output)
     if figure:
+        from mcnqm.plots.schedules import plot_schedules  # noqa: PLC0415 - Matplotlib takes a second to import
+
         write_whole(figure, plot_schedules(study).savefig)
     _show(study, Console(highlight=False))
     for path in (output, figure):

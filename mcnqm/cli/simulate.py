@@ -16,7 +16,6 @@ from mcnqm.cli.tables import Column, print_table, width_of
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
 from mcnqm.files import write_dataset, write_whole
-from mcnqm.plots.risk import plot_risk
 from mcnqm.plots.wording import constants, coordinate, labels, name_of, varying
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.studies.comparison import DEFAULT_OPTIMIZERS, compare
@@ -80,6 +79,8 @@ def simulate_command(
     if output:
         write_dataset(runs, output)
     if figure:
+        from mcnqm.plots.risk import plot_risk  # noqa: PLC0415 - Matplotlib takes a second to import
+
         write_whole(figure, plot_risk(runs).savefig)
     for path in (output, figure):
         if path and not quiet:

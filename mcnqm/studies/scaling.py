@@ -39,7 +39,7 @@ __all__ = ["ScalingConfig", "examples_of_bounds", "run"]
 Array = NDArray[np.float64]
 _sizes = Domain("be whole numbers >= 1", lambda x: (x >= 1) & (x == np.floor(x)))
 
-_REVISION = 2
+_REVISION = 3
 """Raised whenever the same configuration comes to give other numbers, lest a checkpoint mix them."""
 
 _AROUND = 0.21
