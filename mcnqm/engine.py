@@ -611,11 +611,8 @@ class _Kept:
     def again(self, tiles: list[_Tile]) -> Callable[[int, int], ShardState]:
         """The state of a tile of those given, and of a block of coordinates, to be asked for once each."""
         parts = self._parts
-        if (
-            self._stay.size == self._settings
-            and len(tiles) == len(self._tiles)
-            and all(map(_alike, tiles, self._tiles))
-        ):
+        # Tiles hold all settings, so that they differ if one was dropped.
+        if len(tiles) == len(self._tiles) and all(map(_alike, tiles, self._tiles)):
             return lambda t, b: parts[t].pop(0)
         whole = [self._whole([part[b] for part in parts]) for b in range(len(parts[0]))]
         parts.clear()

@@ -15,7 +15,7 @@ from mcnqm.engine import Pool, has_twin
 from mcnqm.optimizers import SGD
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import NoMeter
-from mcnqm.race import Race, RaceResult, run_races
+from mcnqm.race import Race, run_races
 from mcnqm.schedules import Schedule
 from mcnqm.steps import race_of
 
@@ -153,12 +153,7 @@ class SimulatedRoute:
     def steps(self, optimizer: Any, candidates: Mapping[str, Array], *, rough: bool, expected: float = np.inf) -> Array:
         """See `Route.steps`."""
         ((_, result),) = run_races([self.race(optimizer, candidates, rough, expected)], self.pool, NoMeter())
-        return self.read(result, rough=rough)
-
-    @staticmethod
-    def read(result: RaceResult, *, rough: bool) -> Array:
-        """A race's result as an answer of `steps`."""
-        return result.steps[:, :1] if rough else result.steps
+        return result.steps
 
 
 def exact_route(problem: NoisyQuadratic, batch_size: float, target: float) -> Route:

@@ -186,7 +186,7 @@ def tune_together(searches: Mapping[T, tuple[SimulatedRoute, Search]], pool: Poo
 
     Noise is most of what a run with few settings costs. Answers are the same as of each on its own, bit for bit.
     """
-    waiting: dict[T, tuple[Question, Race]] = {}
+    waiting: dict[T, Race] = {}
 
     def go_on(key: T, answer: Array | None) -> Iterator[tuple[T, Tuned]]:
         route, search = searches[key]
@@ -195,22 +195,20 @@ def tune_together(searches: Mapping[T, tuple[SimulatedRoute, Search]], pool: Poo
         except StopIteration as end:
             yield key, end.value
         else:
-            waiting[key] = question, route.race(*question)
+            waiting[key] = route.race(*question)
 
     for key in searches:
         yield from go_on(key, None)
     while waiting:
-        first = next(iter(waiting.values()))[1].job
+        first = next(iter(waiting.values())).job
         group: list[T] = []
         numbers = 0.0
-        for key, (_, race) in waiting.items():
+        for key, race in waiting.items():
             numbers += float(race.job.lanes) * race.job.problem.dim * 3
             if not group or (may_join(first, race.job) and numbers <= NUMBERS):
                 group.append(key)
-        asked = {key: waiting.pop(key) for key in group}
-        for k, result in run_races([race for _, race in asked.values()], pool, NoMeter()):
-            key = group[k]
-            yield from go_on(key, SimulatedRoute.read(result, rough=asked[key][0].rough))
+        for k, result in run_races([waiting.pop(key) for key in group], pool, NoMeter()):
+            yield from go_on(group[k], result.steps)
 
 
 def guide_of(route: Route, optimizer: Any, name: str, best: Tuned) -> Guide | None:

@@ -101,6 +101,17 @@ def test_a_march_in_stretches(name, trajectories):
     assert 0 < march.alive.size < 10
 
 
+@pytest.mark.parametrize("name", SOME)
+def test_shards_that_share_a_setting_start_from_the_same_clock(name):
+    """Trajectories in many narrow shards, more than are in flight at a time, over several stretches."""
+    optimizer = OPTIMIZERS[name]._replace(lr=OPTIMIZERS[name].lr[3:5])
+    job = Job(PROBLEM, optimizer, settings_of(optimizer, 4.0), np.arange(90, dtype=np.uint32), 5)
+    whole = run_loss(job, np.arange(STEPS + 1), Pool(), NoMeter()).loss
+    march = March(job, Pool(threads=1), NoMeter(), most_lanes=2)
+    for start, stop in ((0, 50), (51, 128), (129, STEPS)):
+        assert np.array_equal(march.advance(np.arange(start, stop + 1)).loss, whole[..., start : stop + 1])
+
+
 def test_seeds_differ():
     assert not np.array_equal(run(OPTIMIZERS["SGD"], seed=0).loss, run(OPTIMIZERS["SGD"], seed=1).loss)
     assert not np.array_equal(run(OPTIMIZERS["SGD"], seed=0).loss, run(OPTIMIZERS["SGD"], seed=2**32).loss)
