@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.loops import LANES, Shard
-from mcnqm.kernels.shards import ShardResult, ShardState, advance_shard, new_cancel_flag
+from mcnqm.kernels.shards import ShardResult, ShardState, advance_shard, new_cancel_flag, padded
 from mcnqm.kernels.updates import HeavyBall, Nesterov, PlainSGD, rule_of
 from mcnqm.optimizers import SGD
 from mcnqm.problem import NoisyQuadratic
@@ -412,7 +412,11 @@ def _parts(total: int, most: int) -> list[slice]:
 def _tiles(job: Job, members: NDArray[np.int64], records: int, most_lanes: int = LANES) -> list[_Tile]:
     """Cut the settings `members` times all trajectories into tiles that one shard can hold."""
     width = min(most_lanes, LANES)
-    by_setting = min(members.size, width) >= min(job.trajectories.size, width)
+    wide, high = members.size, job.trajectories.size
+    if max(wide, high) <= _GROUPS:  # whichever way leaves fewer lanes idle
+        by_setting = high * padded(wide) <= wide * padded(high)
+    else:
+        by_setting = min(wide, width) >= min(high, width)
     groups = max(1, min(_GROUPS, _OUT_BYTES // (8 * LANES * max(records, 1))))
     batch = job.settings.values["batch_size"]
     kinds = [(0, members)]

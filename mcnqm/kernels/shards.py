@@ -17,7 +17,7 @@ from mcnqm.kernels.loops import BY_SETTING, BY_TRAJECTORY, LANES, Shard, advance
 from mcnqm.kernels.noise import streams
 from mcnqm.kernels.updates import rule_of
 
-__all__ = ["ShardResult", "ShardState", "advance_shard", "new_cancel_flag", "replay"]
+__all__ = ["ShardResult", "ShardState", "advance_shard", "new_cancel_flag", "padded", "replay"]
 
 
 class ShardState(NamedTuple):
@@ -182,10 +182,15 @@ def _zeros(shape: tuple[int, ...], kind: type = float) -> NDArray[Any]:
     return room[first : first + size].reshape(shape)
 
 
+def padded(lanes: int) -> int:
+    """How many lanes a group is filled up to: a full vector is cheaper than a few left-over lanes on their own."""
+    return min(LANES, 8 * math.ceil(lanes / 8)) if lanes % 8 > 2 else lanes
+
+
 def _padded(shard: Shard, by_setting: bool) -> Shard:
-    """The shard with its last lane repeated: a full vector is cheaper than a few left-over lanes on their own."""
+    """The shard with its last lane repeated, where it is to be filled up."""
     n = shard.n_settings if by_setting else shard.trajectories.size
-    wide = min(LANES, 8 * math.ceil(n / 8)) if n % 8 > 2 else n
+    wide = padded(n)
     which = np.zeros((shard.which.shape[0], LANES), np.int64)
     which[:, : shard.n_settings] = shard.which[:, : shard.n_settings]
     shard = shard._replace(which=which)
