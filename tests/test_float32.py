@@ -51,6 +51,7 @@ def test_near_the_best_rate_rounding_is_far_below_the_monte_carlo_error(optimize
     assert narrow.attrs["dtype"] == "float32"
 
 
+@pytest.mark.slow
 def test_where_nothing_reaches_the_last_bit_parameters_stand_still():
     """The other side of the regime: neither drift nor noise is as large as half a last bit, 3e-8 of the parameter."""
     still = NoisyQuadratic([1.0, 1e-3], noise=1e-16, initial_mean=1.0, initial_std=0.0)
@@ -97,6 +98,7 @@ def test_bits_depend_on_nothing_else(optimizer):
     assert np.array_equal(march.advance(record[3:]).loss, whole[1:, :, 3:])
 
 
+@pytest.mark.slow
 def test_schedules():
     swept = SGD(lr=schedules.linear(0.1, steps=1000, final=0.1), momentum=schedules.piecewise([0.5, 0.8], [300, 1]))
     growing = schedules.piecewise([4, 16, 64], [200, 400, 1])
@@ -104,6 +106,7 @@ def test_schedules():
     assert (np.abs(narrow.risk - wide.risk) <= 1e-5 * wide.risk).all()
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_ones_own_may_have_literals():
     """They make its arithmetic float64, which costs time and no more; the state is float32 all the same."""
 

@@ -188,6 +188,7 @@ def _clock_without_state(p, c, g, theta, s):
     return theta - c[0] * g, s
 
 
+@pytest.mark.slow
 def test_a_clock_without_state(small_problem):
     own = mcnqm.simulate(small_problem, ClockWithoutState(lr=0.1), 4, 70, trajectories=3)
     sgd = mcnqm.simulate(small_problem, SGD(lr=0.1), 4, 70, trajectories=3)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from matplotlib.colors import to_rgba
+from selection import mostly_slow
 
 from mcnqm.fits import Slope, Tradeoff, log_slope, small_batch_regime, tradeoff
 from mcnqm.plots.scaling import plot_scaling
@@ -126,7 +127,7 @@ def test_points_lines_and_fill():
     assert np.allclose(curve.get_ydata(), S_min + E_min / curve.get_xdata())
 
 
-@pytest.mark.parametrize("count", range(1, 7))
+@pytest.mark.parametrize("count", mostly_slow(range(1, 7), 3, 6))
 @pytest.mark.parametrize(("octaves", "first"), [(17, 0), (4, 3)])
 def test_nothing_lies_under_a_legend_or_outside(count, octaves, first):
     study = study_of(count, octaves, first)

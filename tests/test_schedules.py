@@ -194,7 +194,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", mostly_slow(OPTIMIZERS, "heavy ball", "AdamW"))
+@pytest.mark.parametrize("name", mostly_slow(OPTIMIZERS, "heavy ball"))
 def test_simulation_follows_schedules(name):
     """Rates, momentum, batch sizes and an average, in both layouts: fewer settings than trajectories, and more."""
     optimizer = OPTIMIZERS[name]
@@ -231,6 +231,7 @@ def test_bits_do_not_depend_on_how_a_run_is_cut(name, monkeypatch):
     assert simulate(optimizer, BATCH, average=AVERAGE).identical(runs)
 
 
+@pytest.mark.slow
 def test_the_twin_of_adam_follows_its_schedule():
     """Unbiased, and worth its cost: |z| < 5 of the mean over 2048 plain trajectories (1e-6 for a new seed)."""
     optimizer = Adam(schedules.linear(0.01, steps=1500, final=0.1))

@@ -244,7 +244,8 @@ def run(
             meter.advance(weight[b])
 
         def finish() -> None:
-            for (label, b), result in tune_together(together, Pool(gate)):
+            shortest_first = dict(sorted(together.items(), key=lambda item: -item[0][1]))
+            for (label, b), result in tune_together(shortest_first, Pool(gate)):
                 keep(label, b, result)
             together.clear()
 

@@ -116,6 +116,7 @@ def rescaling_error(problem, optimizer, factor):
     return path_error(theta_of(scaled(problem, factor), optimizer, 4, 300, seed=1), one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", SCALE_INVARIANT, ids=str)
 @pytest.mark.parametrize("factor", [2.0**-40, 1e-6, 0.3, 7.1, 12345.6])
 def test_any_factor_changes_rounding_only(small_problem, optimizer, factor):
@@ -123,6 +124,7 @@ def test_any_factor_changes_rounding_only(small_problem, optimizer, factor):
     assert error < 1e-11, f"paths differ by {error:.3g}, relative"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [mcnqm.Adam(lr=0.02, eps=1e-2), mcnqm.RMSProp(lr=0.01, eps=1e-2), mcnqm.SGD(lr=0.02)],
@@ -240,6 +242,7 @@ def test_sign_descent_never_leaves_the_lattice(lattice_sites):
         assert np.all((k - t) % 2 == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [
@@ -404,18 +407,21 @@ def assert_first_order(slopes, errors):
     assert np.all(np.abs(slopes - 1) < 0.01), f"error falls as ε^-{slopes}: {errors}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9, 0.99])
 def test_large_eps_without_correction_is_heavy_ball(small_problem, beta1):
     limit = theta_of(small_problem, mcnqm.SGD(lr=(1 - beta1) * LIMIT_RATE, momentum=beta1), 4, LIMIT_STEPS, seed=41)
     assert_first_order(*order_of_convergence(small_problem, limit, beta1, bias_correction=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9, 0.99])
 def test_large_eps_with_correction_is_corrected_momentum(small_problem, beta1):
     limit = ema_momentum(small_problem, beta1, lambda t: 1 - beta1**t)
     assert_first_order(*order_of_convergence(small_problem, limit, beta1, bias_correction=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("corrected", "divisor"),
     [
@@ -628,6 +634,7 @@ def test_other_rules_are_rejected(small_batches, corrected, wrong):
 # -------------------- RMSProp --------------------
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(rates, decays, st.sampled_from([0.0, 1e-8, 1e-2, 1.0]), batches, seeds)
 def test_rmsprop_is_adam_without_momentum_and_correction(lr, alpha, eps, batch_size, seed):
@@ -639,6 +646,7 @@ def test_rmsprop_is_adam_without_momentum_and_correction(lr, alpha, eps, batch_s
     assert path_error(*paths) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"bias_correction": True}, {"beta1": 1e-6}, {"beta2": 0.99 + 1e-8}, {"eps": 1e-2 + 1e-8}], ids=str
 )

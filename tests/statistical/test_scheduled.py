@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from selection import mostly_slow
 
 import mcnqm
 from mcnqm import SGD, Adam, NoisyQuadratic, analytic, averaging, schedules
@@ -22,6 +23,7 @@ STEPS = 300
 RECORD = [1, 3, 10, 30, 60, 100, 150, 200, 250, 275, 290, STEPS]
 BATCH = schedules.exponential(2.0, steps=STEPS, final=16.0)
 
+GROWING = schedules.piecewise([1, 16], [1000, 1])
 OPTIMIZERS = {
     "SGD": SGD(schedules.cosine(0.9, steps=STEPS, final=0.02)),
     "heavy ball": SGD(schedules.cosine(0.3, steps=STEPS, final=0.02), schedules.linear(0.9, steps=STEPS, final=0.5)),
@@ -66,13 +68,13 @@ def z_scores(optimizer, batch_size, average, theory=None):
 
 
 @pytest.mark.parametrize("average", AVERAGES)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", mostly_slow(OPTIMIZERS, "heavy ball"))
 def test_simulated_risk_is_the_exact_one(name, average):
     z = z_scores(OPTIMIZERS[name], BATCH, AVERAGES[average])
     assert np.abs(z).max() < 6, z
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", mostly_slow(OPTIMIZERS, "heavy ball"))
 @pytest.mark.parametrize("late_one", ["lr", "batch_size", "average"])
 def test_a_late_schedule_is_rejected(name, late_one):
     """The negative control: 24 steps of 300 late, 8 %."""
@@ -87,7 +89,7 @@ def believing_late(theory):
     return lambda p, o, *args, **options: theory(p, o._replace(lr=late(o.lr, 5)), *args, **options)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", mostly_slow(OPTIMIZERS, "heavy ball"))
 def test_states_agree(name):
     report = agreement(PROBLEM, OPTIMIZERS[name], BATCH, STEPS, trajectories=2048, seed=3, error_rate=ERROR_RATE)
     assert bool(report.agrees), report
@@ -101,7 +103,10 @@ def test_states_agree(name):
     [schedules.cosine(0.02, steps=3000, final=0.05), schedules.piecewise([0.02, 0.004], [1500, 1])],
     ids=["cosine", "pieces"],
 )
-@pytest.mark.parametrize("batch", [1.0, schedules.piecewise([1, 16], [1000, 1])], ids=["one batch", "growing"])
+@pytest.mark.parametrize(
+    "batch",
+    [pytest.param(1.0, id="one batch", marks=pytest.mark.slow), pytest.param(GROWING, id="growing")],
+)
 def test_mean_field_of_adam(lr, batch):
     """Within 3 % of Adam's simulated risk (2 % is its own error where noise dominates), beside 5 standard errors."""
     problem = NoisyQuadratic.power_law(dim=30)
@@ -115,6 +120,7 @@ def test_mean_field_of_adam(lr, batch):
     assert not (off < 0.03 * runs.risk + 5 * runs.risk_stderr).all()
 
 
+@pytest.mark.slow
 def test_steps_to_target_by_both_routes():
     """Within 4 standard errors and 2 %: a new seed fails with probability below 1e-3 (fixed here)."""
     problem = NoisyQuadratic.power_law(dim=100)
