@@ -310,45 +310,61 @@ class _Curve:
         self._raw = np.concatenate([self._raw, new], axis=2)
         complete = last | (self.steps <= _RAW_UNTIL) | (self._window.stop(self.steps) <= self.steps[-1])
         settled = int(complete.sum())
-        estimate = np.empty((*self._raw.shape[:2], settled - self._settled))
-        for k in range(self._settled, settled):
-            estimate[..., k - self._settled] = self._estimate(k)
-        self._risk = np.concatenate([self._risk, estimate], axis=2)
+        self._risk = np.concatenate([self._risk, self._estimates(self._settled, settled, alive)], axis=2)
         self._fresh, self._settled = self._settled, settled
 
-    def _estimate(self, k: int) -> Array:
-        t, raw = self.steps[k], self._raw[..., k]
-        if t <= _RAW_UNTIL or not (raw <= self._near).any():
-            return raw  # far from the target nobody asks for more: a sound regression is at least half of it
-        half = float(self._window.half(t))
-        smooth = self._regression(k, half)
-        if half > _WINDOW:
-            narrow = self._regression(k, _WINDOW)
+    def _estimates(self, start: int, stop: int, alive: NDArray[np.int64]) -> Array:
+        """Estimates at looks `start` to `stop` - 1, smoothed where somebody asks for it."""
+        estimate, steps = self._raw[..., start:stop].copy(), self.steps[start:stop]
+        # Far from the target nobody does: a sound regression is at least half the plain mean.
+        near = (estimate[alive] <= self._near[alive, :, np.newaxis]).any(axis=(0, 1))
+        asked = np.flatnonzero(near & (steps > _RAW_UNTIL))
+        if not asked.size:
+            return estimate
+        here = np.ix_(alive, np.arange(estimate.shape[1]), asked)
+        half, raw = self._window.half(steps[asked]), estimate[here]
+        smooth = self._regressions(start + asked, half, alive)
+        wide = np.flatnonzero(half > _WINDOW)
+        if wide.size:
+            narrow = self._regressions(start + asked[wide], np.full(wide.size, _WINDOW), alive)
             with np.errstate(invalid="ignore"):
-                gap = smooth - narrow
-                bent = np.abs(gap[:, 0]) > _TELLING * jackknife(gap)[1]
-            smooth = np.where(bent[:, np.newaxis], narrow, smooth)
+                gap = smooth[..., wide] - narrow
+                bent = np.abs(gap[:, 0]) > _TELLING * jackknife(gap, axis=1)[1]
+            smooth[..., wide] = np.where(bent[:, np.newaxis], narrow, smooth[..., wide])
         with np.errstate(invalid="ignore"):
             # Where a diverging risk outruns the quadratic, the regression means nothing.
             sound = (smooth > 0.5 * raw) & (smooth < 2 * raw)
-        return np.where(sound, smooth, raw)
+        estimate[here] = np.where(sound, smooth, raw)
+        return estimate
 
-    def _regression(self, k: int, half: float) -> Array:
-        """The local quadratic's value at look `k`, or the plain mean where there are too few looks for one."""
+    def _regressions(self, looks: NDArray[np.int64], half: Array, alive: NDArray[np.int64]) -> Array:
+        """The local quadratic's values at `looks`, or the plain mean where there are too few looks for one."""
+        windows = [self._weights(int(k), float(h)) for k, h in zip(looks, half, strict=True)]
+        low, high = min(w.start for w, _ in windows), max(w.stop for w, _ in windows)
+        weights = np.zeros((high - low, looks.size))
+        for column, (window, weight) in enumerate(windows):
+            weights[window.start - low : window.stop - low, column] = weight
+        raw = self._raw[alive, :, low:high]
+        finite = np.isfinite(raw)
+        if finite.all():
+            return np.asarray(raw @ weights)
+        smooth = np.where(finite, raw, 0.0) @ weights
+        return np.where(~finite @ (weights != 0.0), np.nan, smooth)
+
+    def _weights(self, k: int, half: float) -> tuple[slice, Array]:
+        """Which looks the estimate at look `k` is a sum of, and with what weights."""
         t = self.steps[k]
         early, late = t * np.exp(-half), t * np.exp(half) * (1 + 1e-12)
         # Not across a kink. The risk at the step of a jump is still that before it.
         k_next = int(np.searchsorted(self._jumps, t))
         early, late = max(early, self._jumps[k_next - 1]), min(late, self._jumps[k_next] + 0.5)
-        window = slice(*np.searchsorted(self.steps, [early, late]))
+        window = slice(*np.searchsorted(self.steps, [early, late]).tolist())
         if window.stop - window.start < _FEWEST:
-            return self._raw[..., k]
+            return slice(k, k + 1), np.ones(1)
         x = np.log(self.steps[window] / t)
         x /= np.abs(x).max()
         powers = np.stack([np.ones_like(x), x, x**2])
-        weights = np.linalg.solve(powers @ powers.T, powers)[0]
-        with np.errstate(invalid="ignore"):
-            return np.asarray(self._raw[..., window] @ weights)
+        return window, np.linalg.solve(powers @ powers.T, powers)[0]
 
     def crossings(self, alive: NDArray[np.int64], targets: Array) -> Array:
         """First step at or below the target among the newest estimates, shape (alive, estimates), inf if none."""
