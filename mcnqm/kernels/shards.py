@@ -30,11 +30,17 @@ class ShardState(NamedTuple):
     clock : ndarray of float64, shape (clock variables, settings)
     moments : ndarray of float64, shape (coordinates, cells, moments, settings)
         Of the twin; without one, no cells.
+    room : ndarray, optional
+        Where the kernel had the lanes, of which `lanes` is then a view; the next stretch may go on in it.
     """
 
     lanes: NDArray[Any]
     clock: NDArray[np.float64]
     moments: NDArray[np.float64]
+    room: NDArray[Any] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardState, self[:3]  # to another process go the lanes alone
 
     def select(self, settings: Any, trajectories: Any = slice(None)) -> ShardState:
         """Some of the settings and trajectories."""
@@ -103,7 +109,7 @@ def advance_shard(
     shard : Shard
         What to run.
     state : ShardState, optional
-        The state at ``shard.start``; not needed at 0. It is not changed.
+        The state at ``shard.start``; not needed at 0. If it has a room, that is used up: pass it once only.
     cancel : ndarray of uint8, shape (1,), optional
         See `new_cancel_flag`. The result of a cancelled shard means nothing.
 
@@ -140,13 +146,21 @@ def advance_shard(
     groups, lanes = (trajectories, settings) if by_setting else (settings, trajectories)
     averaged = bool(shard.scheduled) and bool(shard.scheduled[-1])
     variables = 1 + len(like_s) + (0 if twin is None else 1 + len(like_y)) + averaged
-    room = _zeros((shard.curvature.size, groups, variables, LANES), type(shard.zero))
+    shape = (shard.curvature.size, groups, variables, LANES)
     moments = _zeros((shard.curvature.size, cells, len(like_f) + len(like_a), LANES))
     clock = np.repeat(np.array(like_k, dtype=np.float64)[:, np.newaxis], LANES, axis=1)
     # (coordinate, variable, trajectory, setting) to (coordinate, group, variable, lane)
     axes = (0, 2, 1, 3) if by_setting else (0, 3, 1, 2)
+    back = np.argsort(axes)
+    # New memory is slow to touch: a state whose lanes are where they are to be is advanced in place.
+    room = None if state is None or state.room is None or state.room.shape != shape else state.room
+    if state is not None and room is not None and room[..., :lanes].transpose(back).strides != state.lanes.strides:
+        room = None
+    if room is None:
+        room = _zeros(shape, type(shard.zero))
+        if state is not None:
+            room[..., :lanes] = state.lanes.transpose(axes)
     if state is not None:
-        room[..., :lanes] = state.lanes.transpose(axes)
         clock[:, :settings] = state.clock
         moments[..., :settings] = state.moments
         if by_setting and settings < wide.n_settings:  # lanes that only fill a vector do what the last one does
@@ -167,10 +181,15 @@ def advance_shard(
     result = out[..., :lanes].transpose((1, 2, 4, 0, 3) if by_setting else (1, 4, 2, 0, 3))
     if not shard.keep:
         result = result[..., 0, 0] if twin is None else result[..., 0, :]
-    back = np.argsort(axes)
-    # What a caller keeps of a narrow shard is not to hold on to the room of a wide one.
-    ends = [a[..., :n] if 2 * n > LANES else a[..., :n].copy() for a, n in ((room, lanes), (moments, settings))]
-    end = ShardState(ends[0].transpose(back), clock[:, :settings], ends[1])
+    # What a caller keeps of a very narrow shard is not to hold on to the room of a wide one.
+    wide_enough = 8 * lanes >= LANES
+    kept_lanes = room[..., :lanes] if wide_enough else room[..., :lanes].copy()
+    end = ShardState(
+        kept_lanes.transpose(back),
+        clock[:, :settings],
+        moments[..., :settings].copy(),
+        room if wide_enough else None,
+    )
     return ShardResult(result, expected[:, :settings], end)
 
 
