@@ -202,11 +202,12 @@ def tune_together(searches: Mapping[T, tuple[SimulatedRoute, Search]], pool: Poo
     while waiting:
         first = next(iter(waiting.values())).job
         group: list[T] = []
-        numbers = 0.0
+        left = NUMBERS
         for key, race in waiting.items():
-            numbers += float(race.job.lanes) * race.job.problem.dim * 3
-            if not group or (may_join(first, race.job) and numbers <= NUMBERS):
+            size = float(race.job.lanes) * race.job.problem.dim * 3
+            if not group or (size <= left and may_join(first, race.job)):
                 group.append(key)
+                left -= size
         for k, result in run_races([waiting.pop(key) for key in group], pool, NoMeter()):
             yield from go_on(group[k], result.steps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
@@ -11,6 +12,7 @@ from selection import mostly_slow
 
 import mcnqm
 from mcnqm.engine import Job, March, Pool, run_loss
+from mcnqm.kernels.shards import ShardState
 from mcnqm.progress import NoMeter
 from mcnqm.record import recorded_steps
 from mcnqm.settings import settings_of
@@ -45,6 +47,24 @@ def test_process_pool():
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         for optimizer in (OPTIMIZERS["heavy ball"], OPTIMIZERS["Adam"]):
             assert run(optimizer, executor=pool, coordinates=[0, 7]).identical(run(optimizer, coordinates=[0, 7]))
+            # States go to and fro between stretches.
+            job = Job(PROBLEM, optimizer, settings_of(optimizer, 4.0), np.arange(12, dtype=np.uint32), 5)
+            away, here = March(job, Pool(pool), NoMeter()), March(job, Pool(), NoMeter())
+            for stop in (40, 100, STEPS):
+                record = np.array([stop])
+                assert np.array_equal(away.advance(record).loss, here.advance(record).loss)
+
+
+def test_a_state_is_its_lanes_to_another_process():
+    """Not the room that they lie in."""
+    room = np.arange(2 * 3 * 2 * 64.0).reshape(2, 3, 2, 64)
+    state = ShardState(room[..., :8].transpose(0, 2, 1, 3), np.ones((1, 8)), np.empty((2, 0, 0, 8)), room)
+    sent = pickle.dumps(state)
+    assert len(sent) < 2 * state.lanes.nbytes
+    back = pickle.loads(sent)
+    assert back.room is None
+    assert np.array_equal(back.lanes, state.lanes)
+    assert np.array_equal(back.clock, state.clock)
 
 
 @pytest.mark.parametrize("name", SOME)

@@ -19,6 +19,9 @@ from mcnqm.kernels.updates import rule_of
 
 __all__ = ["ShardResult", "ShardState", "advance_shard", "new_cancel_flag", "padded", "replay"]
 
+_SMALL = 2**23
+"""Bytes of a narrow shard that may lie idle."""
+
 
 class ShardState(NamedTuple):
     """Where a shard's lanes are: enough to go on from there, bit for bit.
@@ -181,8 +184,8 @@ def advance_shard(
     result = out[..., :lanes].transpose((1, 2, 4, 0, 3) if by_setting else (1, 4, 2, 0, 3))
     if not shard.keep:
         result = result[..., 0, 0] if twin is None else result[..., 0, :]
-    # What a caller keeps of a very narrow shard is not to hold on to the room of a wide one.
-    wide_enough = 8 * lanes >= LANES
+    # What a caller keeps of a narrow shard is not to hold on to the room of a wide one, if that is much.
+    wide_enough = 2 * lanes >= LANES or (8 * lanes >= LANES and room.nbytes <= _SMALL)
     kept_lanes = room[..., :lanes] if wide_enough else room[..., :lanes].copy()
     end = ShardState(
         kept_lanes.transpose(back),
