@@ -166,7 +166,7 @@ def run(
     checkpoint : path, optional
         Folder for finished cells. If it holds some of the same configuration, the study continues from them.
     executor, threads
-        As for `mcnqm.simulate`. Theory runs ahead in one more thread.
+        As for `mcnqm.simulate`. Theories run ahead in threads of their own.
     meter : Meter, optional
         Told of cells done, weighted by their expected cost.
 
