@@ -450,19 +450,11 @@ def _shard(
         settings=columns,
         n_settings=tile.settings.size,
         trajectories=job.trajectories[tile.trajectories],
-        coordinates=part.index,
-        curvature=part.curvature,
-        noise=part.noise,
-        mean=part.mean,
-        std=part.std,
-        weight=0.5 * part.curvature,
+        **_columns(part),
         start=start,
         stop=stop,
         record=record,
         keep=keep,
-        edges=part.edges,
-        second=part.second,
-        share=part.share,
         scheduled=() if times is None else times.mask,
         table=table,
         which=np.empty((0, tile.settings.size), np.int64) if times is None else times.which[:, tile.settings],
@@ -473,17 +465,13 @@ def _shard(
 
 def _of(shard: Shard, part: _Coordinates) -> Shard:
     """The same of other coordinates."""
-    return shard._replace(
-        coordinates=part.index,
-        curvature=part.curvature,
-        noise=part.noise,
-        mean=part.mean,
-        std=part.std,
-        weight=0.5 * part.curvature,
-        edges=part.edges,
-        second=part.second,
-        share=part.share,
-    )
+    return shard._replace(**_columns(part))
+
+
+def _columns(part: _Coordinates) -> dict[str, Any]:
+    """Coordinates as a shard has them."""
+    columns = {field.name: getattr(part, field.name) for field in fields(part)}
+    return {"coordinates": columns.pop("index"), "weight": 0.5 * part.curvature, **columns}
 
 
 def _consecutive(index: NDArray[np.int64]) -> slice | NDArray[np.int64]:
