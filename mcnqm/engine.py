@@ -336,33 +336,38 @@ class Losses(NamedTuple):
         Loss of the mean-field twin on the same noise.
     expected : ndarray, shape (settings, records), or None
         Its expectation, exact.
+    products : (ndarray, ndarray), each of shape (settings, trajectories, records), or None
+        Over blocks of coordinates, which are independent, the sums of (x - e)(y - e) and of (y - e)², with x the
+        block's part of the loss, y of the twin's and e the latter's expectation: what a regression of one on the other
+        wants to know, from many pairs in each trajectory.
     """
 
     loss: NDArray[np.float64]
-    twin: NDArray[np.float64] | None
-    expected: NDArray[np.float64] | None
+    twin: NDArray[np.float64] | None = None
+    expected: NDArray[np.float64] | None = None
+    products: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     def pick(self, settings: slice, records: NDArray[np.int64]) -> Losses:
         """Those of some settings, at some of the records."""
         if records.size == self.loss.shape[-1]:
             records = slice(None)  # type: ignore[assignment] # a view will do
-        twin = None if self.twin is None else self.twin[settings][..., records]
-        expected = None if self.expected is None else self.expected[settings][..., records]
-        return Losses(self.loss[settings][..., records], twin, expected)
+        return self._map(lambda part: part[settings][..., records])
 
     def join(self, others: list[Losses]) -> Losses:
         """These records, then those of the others."""
         if not others:
             return self
-        parts = [self, *others]
-        loss = np.concatenate([part.loss for part in parts], axis=-1)
-        if self.twin is None:
-            return Losses(loss, None, None)
-        return Losses(
-            loss,
-            np.concatenate([part.twin for part in parts if part.twin is not None], axis=-1),
-            np.concatenate([part.expected for part in parts if part.expected is not None], axis=-1),
-        )
+        return self._map(lambda *parts: np.concatenate(parts, axis=-1), *others)
+
+    def _map(self, function: Callable[..., NDArray[np.float64]], *others: Losses) -> Losses:
+        """The function of every array, and of the same one of others."""
+        every = [self, *others]
+        loss = function(*(each.loss for each in every))
+        if self.twin is None or self.expected is None or self.products is None:
+            return Losses(loss)
+        twin, expected = (function(*(getattr(each, name) for each in every)) for name in ("twin", "expected"))
+        xy, yy = (function(*(each.products[k] for each in every if each.products is not None)) for k in range(2))
+        return Losses(loss, twin, expected, (xy, yy))
 
 
 @dataclass(frozen=True)
@@ -552,13 +557,14 @@ class March:
                     yield kind, tile.by_setting, _of(shard, block), state, self._pool.cancel
 
         kinds = 2 if job.cells else 1
-        loss = np.zeros((kinds, self.alive.size, job.trajectories.size, record.size))
+        loss = np.zeros((2 * kinds if job.cells else 1, self.alive.size, job.trajectories.size, record.size))
         expected = np.zeros((self.alive.size, record.size))
         after: list[list[ShardState]] = []
         with closing(self._pool.map(_loss_only if last else advance_shard, tasks())) as results:
             for tile in tiles:
                 lanes, where = tile.lanes(job), _consecutive(tile.settings)
                 total: NDArray[np.float64] | None = None
+                xy, yy = np.zeros((2, record.size, *lanes)) if job.cells else np.zeros((2, 0))
                 twin_risk = np.zeros((record.size, lanes[1]))
                 after.append([])
                 for block in self._blocks:  # first to last: the order that makes sums reproducible
@@ -567,15 +573,23 @@ class March:
                         total = np.zeros_like(part.out)  # in the same order, for a fast sum
                     total += part.out
                     twin_risk += part.expected
+                    if job.cells:
+                        x, y = np.moveaxis(part.out.reshape(record.size, *lanes, 2), -1, 0)
+                        off = y - part.expected[:, np.newaxis]
+                        yy += off * off
+                        off *= x - part.expected[:, np.newaxis]
+                        xy += off
                     self._meter.advance(float(math.prod(lanes)) * block.index.size * float(stop - self.step))
                     if part.state is not None:
                         after[-1].append(part.state)
                 assert total is not None
-                loss[:, where, tile.trajectories] = total.reshape(record.size, *lanes, kinds).transpose(3, 2, 1, 0)
+                loss[:kinds, where, tile.trajectories] = total.reshape(record.size, *lanes, kinds).transpose(3, 2, 1, 0)
+                if job.cells:
+                    loss[2, where, tile.trajectories], loss[3, where, tile.trajectories] = xy.T, yy.T
                 expected[where] = twin_risk.T
         self._kept = None if last else _Kept(self.alive.size, job.trajectories.size, tiles, after)
         self.step = stop
-        return Losses(loss[0], loss[1], expected) if job.cells else Losses(loss[0], None, None)
+        return Losses(loss[0], loss[1], expected, (loss[2], loss[3])) if job.cells else Losses(loss[0])
 
     def drop(self, gone: NDArray[np.bool_]) -> None:
         """Stop the settings where `gone`, one entry per setting alive."""

@@ -1,32 +1,29 @@
 """Steps to target by simulation: all lanes of a sweep advance together until each has hit, or cannot.
 
-The estimator: the first step at which the estimated risk is at or below the target. Up to `_RAW_UNTIL` steps the
-estimate is the mean loss over all trajectories at every step. Later, where a first passage would pick out the first
-favourable fluctuation of that mean, it is a local quadratic regression of the mean loss on log t: the risk is smooth
-there, while fluctuations last for a fraction of the window, and the regression is linear in the loss, so it does not
-bias the risk. The window is a factor exp(±`_WINDOW`) in t; in long runs exp(±`_WIDE`), unless the
-risk is seen to bend too much for that.
+The estimator: the first step at which the estimated risk is at or below the target. The estimate is the mean loss over
+all trajectories at every step, smoothed where a first passage would otherwise pick out the first favourable fluctuation
+(`mcnqm.smoothing`). Losses of adaptive optimizers are first freed of what their mean-field twins explain
+(`mcnqm.statistics.controlled`).
 
-Losses of adaptive optimizers are first freed of what their mean-field twins explain (`mcnqm.statistics.controlled`).
-Little noise is left then, so their window stays narrow.
-
-Errors come from the jackknife: the same is done with each of several replicates (groups of trajectories) left out.
+Errors come from the jackknife: the same is done with each of several replicates (groups of trajectories) left out. An
+interval comes from those of the risk: it begins where the risk may be at the target, and ends where it surely is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from mcnqm.engine import Job, Losses, March, Pool, joined
 from mcnqm.progress import Meter
-from mcnqm.statistics import controlled, jackknife
+from mcnqm.smoothing import FAR, RAW_UNTIL, Curve, Swing, Window, first_passage
+from mcnqm.statistics import LEAST_SHARE, controlled, effective_number, jackknife, mean_interval, pseudo_values
 
-__all__ = ["REASONS", "Race", "RaceResult", "run_races", "summarise"]
+__all__ = ["REASONS", "Race", "RaceResult", "at_least", "run_races", "summarise"]
 
 Array = NDArray[np.float64]
 
@@ -35,27 +32,12 @@ REASONS = ("reached", "diverged", "steady state above target", "step limit", "ov
 
 _REACHED, _DIVERGED, _STEADY, _LIMIT, _OVERTAKEN = range(5)
 
-_EXACT_UNTIL = 256
-"""Up to here every step is looked at; beyond, about every 1/256 of the steps so far."""
+_EXACT_UNTIL, _SWINGING_UNTIL = 256, 2048
+"""Up to here every step is looked at, up to the second while the risk may oscillate, lest a dip fall between two looks;
+beyond, about every 1/256 of the steps so far."""
 
-_RAW_UNTIL = 96
-"""Up to here the mean loss is taken as it is: a window would hold few steps, and momentum may still oscillate."""
-
-_WINDOW = 0.12
-"""Half the width of the regression's window, in log t."""
-
-_WIDE, _WIDE_FROM = 0.25, 2000
-"""The same from so many steps on: the error of SGD's steps falls by a third, for runs longer by an eighth."""
-
-_TELLING = 5.0
-"""Where the wide window's estimate differs from the narrow one's by more than so many standard errors of that, a
-quadratic does not follow the risk over the wide one."""
-
-_FEWEST = 6
-"""Looks that a regression needs."""
-
-_FAR = 3.0
-"""Risks above so many targets are far from them."""
+_BEYOND = 1.5
+"""A race that wants to be certain follows a risk for so many times the steps it took to the target, no further."""
 
 _STRIDE, _STRETCH = 1.5, 1.12
 """Lanes are looked at each time the number of steps has grown by so much: far from the target, and near it, where what
@@ -63,6 +45,9 @@ runs beyond it is wasted."""
 
 _PARTS, _PARTED_FROM = 4, 4096
 """From so many steps on, where that costs little, lanes may leave at every quarter of a stretch near the target."""
+
+_ROUNDED = 1e-12
+"""Crossings that differ by no more, relative, are the same: regressions of equal curves round differently."""
 
 _FLAT = 0.02
 """A risk that falls by less than this between octaves of steps is steady."""
@@ -79,10 +64,16 @@ class RaceResult:
         replicate left out; inf if never. The first step at or below the target is the next integer.
     reason : ndarray of int, shape (settings,)
         Index into `REASONS`.
+    interval : ndarray, shape (settings, 2)
+        95 % interval of the crossing; NaN where none was asked for or the target was not reached.
+    effective : ndarray, shape (settings,)
+        How many of the replicates carry the spread of the risk at the crossing (`effective_number`).
     """
 
     steps: Array
     reason: NDArray[np.int64]
+    interval: Array
+    effective: Array
 
 
 class Race:
@@ -106,6 +97,10 @@ class Race:
         From which step on: until then schedules may yet move it.
     jumps : ndarray of int, optional
         Steps at which a schedule jumps, and the risk has a kink.
+    swings_until, swing : optional
+        See `mcnqm.smoothing.Curve`.
+    certain : bool
+        Follow each risk beyond the target for as long as an interval wants.
     """
 
     def __init__(
@@ -119,20 +114,27 @@ class Race:
         may_settle: NDArray[np.bool_] | None = None,
         settle_from: float = 0.0,
         jumps: NDArray[np.int64] | None = None,
+        swings_until: Array | None = None,
+        swing: Swing | None = None,
+        certain: bool = False,
     ) -> None:
         size = job.settings.size
         self.job = job
         self._targets, self._replicates, self._max_steps, self._patience = targets, replicates, max_steps, patience
         self._settle = np.ones(size, dtype=np.bool_) if may_settle is None else may_settle
         self._settle_from = settle_from
-        self._window = _Window(wide=not job.cells)
+        self._window, self._certain = Window(wide=not job.cells), certain
         kinks = np.empty(0, np.int64) if jumps is None else np.unique(jumps)
-        self._curve = _Curve(targets, 1 + replicates, kinks, self._window)
+        self._curve = Curve(targets, 1 + replicates, kinks, self._window, swings_until, swing)
+        longest = 0.0 if swings_until is None else float(np.max(swings_until))
+        self._exact_until = int(np.clip(longest, _EXACT_UNTIL, _SWINGING_UNTIL))
         problem = job.problem
         self._initial = problem.initial_risk
         steady = 0.5 * float(np.sum(problem.multiplicity * problem.noise / problem.curvature))
         self._endless = 1e20 * (self._initial + steady)
         self._steps = np.full((size, 1 + replicates), np.inf)
+        self._interval = np.full((size, 2), np.nan)
+        self._effective = np.full(size, np.nan)
         self._reason = np.full(size, _LIMIT)
         self._alive = np.arange(size)
         self._planned: list[NDArray[np.int64]] = []
@@ -147,7 +149,7 @@ class Race:
     def looks(self) -> NDArray[np.int64]:
         """Steps of the next stretch, at which `see` wants the losses."""
         if not self._planned:
-            record = _looks(self._step, self._max_steps, _STRIDE if self._far else _STRETCH)
+            record = _looks(self._step, self._max_steps, _STRIDE if self._far else _STRETCH, self._exact_until)
             if self._step == 0:
                 record = np.concatenate([[0], record])
             # Looks depend on where a stretch begins, but lanes may leave within it.
@@ -157,47 +159,89 @@ class Race:
     def see(self, record: NDArray[np.int64], losses: Losses) -> NDArray[np.bool_]:
         """Take the losses of the settings still running at what `looks` asked for, and say which of them may stop."""
         alive, targets, curve = self._alive, self._targets, self._curve
-        loss = losses.loss
-        if losses.twin is not None and losses.expected is not None:
-            loss = controlled(loss, losses.twin, losses.expected, axis=1)
         with np.errstate(invalid="ignore", over="ignore"):
-            risk = _estimates(loss, self._replicates)
+            risk = _estimates(losses.loss, self._replicates)
+            if losses.twin is not None and losses.expected is not None and losses.products is not None:
+                freed = controlled(losses.loss, losses.twin, losses.expected, losses.products, axis=1)
+                risk = np.maximum(_estimates(freed, self._replicates), LEAST_SHARE * risk)
             risk[~(risk <= self._endless)] = np.inf
+        known = losses.expected
         if record[0] == 0:
             curve.start(risk[..., 0])
             record, risk = record[1:], risk[..., 1:]
+            known = None if known is None else known[..., 1:]
         self._step = step = int(record[-1])
-        curve.extend(record, risk, alive, last=step >= self._max_steps)
-        self._far = bool((risk[:, 0, -1] > _FAR * targets[alive]).all())
+        curve.extend(record, risk, alive, known=known, last=step >= self._max_steps)
+        self._far = bool((risk[:, 0, -1] > FAR * targets[alive]).all())
         self._steps[alive] = np.minimum(self._steps[alive], curve.crossings(alive, targets[alive]))
 
-        finished = np.isfinite(self._steps[alive]).all(axis=1)
-        self._reason[alive[finished]] = _REACHED
+        finished = self._finished(alive)
+        self._reason[alive[np.isfinite(self._steps[alive, 0])]] = _REACHED
         if self._patience is not None:
             for s in alive[finished]:
-                self._deadline = min(self._deadline, self._patience * float(self._steps[s].max()))
+                self._deadline = min(self._deadline, self._patience * float(self._steps[s, 0]))
         diverged = np.isinf(risk[..., -1]).any(axis=1) & ~finished
-        self._reason[alive[diverged]] = _DIVERGED
+        self._note(alive[diverged], _DIVERGED)
         # The estimate lags behind by the regression's window.
         overtaken = (step > self._window.stop(self._deadline)) & ~finished & ~diverged
-        self._reason[alive[overtaken]] = _OVERTAKEN
+        self._note(alive[overtaken], _OVERTAKEN)
         gone = np.asarray(finished | diverged | overtaken)
 
         if not self._octaves or step >= 2 * self._octaves[-1][0]:
             level = np.full(targets.size, np.nan)
-            level[alive] = np.log(np.where(np.isfinite(risk), risk, np.nan)).mean(axis=(1, 2))
+            level[alive] = np.log(np.where(np.isfinite(risk) & (risk > 0), risk, np.nan)).mean(axis=(1, 2))
             self._octaves.append((step, level))
             steady = _steady(self._octaves, alive, self._initial, self._settle_from) & self._settle[alive] & ~gone
             steady &= risk[:, 0, -1] > targets[alive]  # below it the crossing only waits for its window
-            self._reason[alive[steady]] = _STEADY
+            self._note(alive[steady], _STEADY)
             gone |= steady
         self._alive = alive[~gone]
         return gone
 
+    def _finished(self, alive: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Settings of which nothing more is to be learnt: every estimate has hit, and the interval, if one is wanted.
+
+        Where a part of the sample does not reach what the whole has reached, the risk barely touches the target. It is
+        followed a little further and then given up.
+        """
+        whole = self._steps[alive, 0]
+        late = self._step > self._window.stop(_BEYOND * np.where(np.isfinite(whole), whole, 0.0))
+        finished = np.isfinite(self._steps[alive]).all(axis=1)
+        if self._certain:
+            for s in alive[finished]:
+                self._interval[s], self._effective[s] = self._interval_of(int(s))
+            finished &= np.isfinite(self._interval[alive]).all(axis=1)
+        return np.asarray(finished | (np.isfinite(whole) & late))
+
+    def _interval_of(self, setting: int) -> tuple[tuple[float, float], float]:
+        """Interval of a crossing, and the effective number of replicates there.
+
+        From the first step at which the risk may be at the target to the first from which on it surely is, by the ends
+        of an interval of the risk at each look; inf where it has not been followed so far.
+        """
+        crossing, target = float(self._steps[setting, 0]), float(self._targets[setting])
+        if crossing == 0.0:
+            return (0.0, 0.0), float(self._replicates)
+        steps, risk = self._curve.near(setting, target)
+        parts = pseudo_values(risk, axis=0)
+        low, high = mean_interval(parts, axis=0)
+        first = first_passage(steps, low, target)
+        after = slice(max(int(np.searchsorted(steps, crossing)) - 1, 0), None)
+        last = first_passage(steps[after], high[after], target)
+        here = min(int(np.searchsorted(steps, crossing)), steps.size - 1)
+        return (min(first, crossing), max(last, crossing)), float(effective_number(parts[:, here]))
+
+    def _note(self, settings: NDArray[np.int64], reason: int) -> None:
+        """Why these stop, unless they had reached the target before."""
+        self._reason[settings[self._reason[settings] != _REACHED]] = reason
+
     def result(self) -> RaceResult:
         """What is known at the end."""
-        failed = np.isin(self._reason, (_DIVERGED, _STEADY, _LIMIT, _OVERTAKEN))
-        return RaceResult(np.where(failed[:, np.newaxis], np.inf, self._steps), self._reason)
+        if self._certain:
+            for s in np.flatnonzero((self._reason == _REACHED) & np.isnan(self._interval[:, 0])):
+                self._interval[s], self._effective[s] = self._interval_of(int(s))
+        steps = np.where(np.isfinite(self._steps[:, :1]), self._steps, np.inf)
+        return RaceResult(steps, self._reason, self._interval, self._effective)
 
 
 def run_races(races: Sequence[Race], pool: Pool, meter: Meter) -> Iterator[tuple[int, RaceResult]]:
@@ -252,12 +296,12 @@ def run_races(races: Sequence[Race], pool: Pool, meter: Meter) -> Iterator[tuple
             yield k, races[k].result()
 
 
-def _looks(step: int, max_steps: int, stretch: float) -> NDArray[np.int64]:
+def _looks(step: int, max_steps: int, stretch: float, exact_until: int) -> NDArray[np.int64]:
     """Steps to look at in the next stretch, the last a multiple of 64 (a quarter block of noise) where possible."""
     if step < _EXACT_UNTIL:
         return np.arange(step + 1, min(4 * max(step, 16), _EXACT_UNTIL, max_steps) + 1)
     stop = min(64 * int(np.ceil(step * stretch / 64)), max_steps)
-    every = 4 * max(1, step // (4 * _EXACT_UNTIL))
+    every = 1 if step < exact_until else 4 * max(1, step // (4 * _EXACT_UNTIL))
     looks = np.arange(step + every, stop, every)
     return np.append(looks, stop)
 
@@ -270,140 +314,33 @@ def _estimates(loss: Array, replicates: int) -> Array:
     return np.concatenate([whole, others], axis=1)
 
 
-@dataclass(frozen=True)
-class _Window:
-    """How far a regression reaches.
-
-    Attributes
-    ----------
-    wide : bool
-        Whether long runs have the wide window.
-    """
-
-    wide: bool
-
-    def half(self, t: Any) -> Any:
-        """Half the width at t, in log t."""
-        return np.where(self.wide & (np.asarray(t) > _WIDE_FROM), _WIDE, _WINDOW)
-
-    def stop(self, t: Any) -> Any:
-        """The last step that the estimate at t wants."""
-        return t * np.exp(self.half(t)) * (1 + 1e-12)
-
-
-class _Curve:
-    """Estimated risk at the looks so far, of every setting and estimate, smoothed once its window is complete."""
-
-    def __init__(self, targets: Array, estimates: int, jumps: NDArray[Any], window: _Window) -> None:
-        self._window, settings = window, targets.size
-        self._near = _FAR * targets[:, np.newaxis]
-        self._jumps = np.concatenate([[-np.inf], jumps, [np.inf]])
-        self.steps = np.empty(0)
-        self._raw = np.empty((settings, estimates, 0))
-        self._settled = 0  # looks whose estimate is final
-        self._fresh = 0  # of these, where the newest begin
-        self._risk = np.empty((settings, estimates, 0))
-
-    def start(self, risk: Array) -> None:
-        """The risk at step 0, of all settings."""
-        self.steps = np.zeros(1)
-        self._raw = risk[..., np.newaxis].copy()
-        self._risk = self._raw.copy()
-        self._settled = 1
-
-    def extend(self, record: NDArray[np.int64], risk: Array, alive: NDArray[np.int64], *, last: bool) -> None:
-        """Add looks of the settings `alive`; at the `last`, settle for the window there is."""
-        new = np.full((*self._raw.shape[:2], record.size), np.inf)
-        new[alive] = risk
-        self.steps = np.append(self.steps, record)
-        self._raw = np.concatenate([self._raw, new], axis=2)
-        complete = last | (self.steps <= _RAW_UNTIL) | (self._window.stop(self.steps) <= self.steps[-1])
-        settled = int(complete.sum())
-        self._risk = np.concatenate([self._risk, self._estimates(self._settled, settled, alive)], axis=2)
-        self._fresh, self._settled = self._settled, settled
-
-    def _estimates(self, start: int, stop: int, alive: NDArray[np.int64]) -> Array:
-        """Estimates at looks `start` to `stop` - 1, smoothed where somebody asks for it."""
-        estimate, steps = self._raw[..., start:stop].copy(), self.steps[start:stop]
-        # Far from the target nobody does: a sound regression is at least half the plain mean.
-        near = (estimate[alive] <= self._near[alive, :, np.newaxis]).any(axis=(0, 1))
-        asked = np.flatnonzero(near & (steps > _RAW_UNTIL))
-        if not asked.size:
-            return estimate
-        here = np.ix_(alive, np.arange(estimate.shape[1]), asked)
-        half, raw = self._window.half(steps[asked]), estimate[here]
-        smooth = self._regressions(start + asked, half, alive)
-        wide = np.flatnonzero(half > _WINDOW)
-        if wide.size:
-            narrow = self._regressions(start + asked[wide], np.full(wide.size, _WINDOW), alive)
-            with np.errstate(invalid="ignore"):
-                gap = smooth[..., wide] - narrow
-                bent = np.abs(gap[:, 0]) > _TELLING * jackknife(gap, axis=1)[1]
-            smooth[..., wide] = np.where(bent[:, np.newaxis], narrow, smooth[..., wide])
-        with np.errstate(invalid="ignore"):
-            # Where a diverging risk outruns the quadratic, the regression means nothing.
-            sound = (smooth > 0.5 * raw) & (smooth < 2 * raw)
-        estimate[here] = np.where(sound, smooth, raw)
-        return estimate
-
-    def _regressions(self, looks: NDArray[np.int64], half: Array, alive: NDArray[np.int64]) -> Array:
-        """The local quadratic's values at `looks`, or the plain mean where there are too few looks for one."""
-        windows = [self._weights(int(k), float(h)) for k, h in zip(looks, half, strict=True)]
-        low, high = min(w.start for w, _ in windows), max(w.stop for w, _ in windows)
-        weights = np.zeros((high - low, looks.size))
-        for column, (window, weight) in enumerate(windows):
-            weights[window.start - low : window.stop - low, column] = weight
-        raw = self._raw[alive, :, low:high]
-        finite = np.isfinite(raw)
-        if finite.all():
-            return np.asarray(raw @ weights)
-        smooth = np.where(finite, raw, 0.0) @ weights
-        return np.where(~finite @ (weights != 0.0), np.nan, smooth)
-
-    def _weights(self, k: int, half: float) -> tuple[slice, Array]:
-        """Which looks the estimate at look `k` is a sum of, and with what weights."""
-        t = self.steps[k]
-        early, late = t * np.exp(-half), t * np.exp(half) * (1 + 1e-12)
-        # Not across a kink. The risk at the step of a jump is still that before it.
-        k_next = int(np.searchsorted(self._jumps, t))
-        early, late = max(early, self._jumps[k_next - 1]), min(late, self._jumps[k_next] + 0.5)
-        window = slice(*np.searchsorted(self.steps, [early, late]).tolist())
-        if window.stop - window.start < _FEWEST:
-            return slice(k, k + 1), np.ones(1)
-        x = np.log(self.steps[window] / t)
-        x /= np.abs(x).max()
-        powers = np.stack([np.ones_like(x), x, x**2])
-        return window, np.linalg.solve(powers @ powers.T, powers)[0]
-
-    def crossings(self, alive: NDArray[np.int64], targets: Array) -> Array:
-        """First step at or below the target among the newest estimates, shape (alive, estimates), inf if none."""
-        first = max(self._fresh - 1, 0)
-        risk, steps = self._risk[alive, :, first:], self.steps[first : self._settled]
-        below = risk <= targets[:, np.newaxis, np.newaxis]
-        found = np.full(below.shape[:2], np.inf)
-        for a, k in zip(*np.nonzero(below.any(axis=2)), strict=True):
-            j = int(below[a, k].argmax())
-            found[a, k] = steps[j]
-            if j > 0 and np.isfinite(risk[a, k, j - 1]):
-                above, under = risk[a, k, j - 1], risk[a, k, j]
-                share = (above - targets[a]) / (above - under)
-                found[a, k] = steps[j - 1] + share * (steps[j] - steps[j - 1])
-        return found
-
-
 def summarise(crossings: Array) -> tuple[Array, Array]:
     """Best estimate and standard error of crossing times, shape (..., estimates).
 
-    Long runs: the jackknife's. A crossing within the first `_RAW_UNTIL` steps, on a risk that is not smoothed, jumps
+    Long runs: the jackknife's. A crossing within the first `RAW_UNTIL` steps, on a risk that is not smoothed, jumps
     between dips of an oscillation rather than being a smooth function of the sample; correcting its bias would only
     multiply the noise, so there the estimate is that of all trajectories, and the spread alone is taken. So too where
-    the correction would exceed the error or a fifth of the steps: it is then a jump from one dip to another.
+    the correction would exceed the error or a fifth of the steps: it is then a jump from one dip to another. Where an
+    estimate with a part left out does not arrive, the error is NaN.
     """
     corrected, stderr = jackknife(crossings)
     whole = crossings[..., 0]
     with np.errstate(invalid="ignore"):
-        smooth = (whole > _RAW_UNTIL) & (np.abs(corrected - whole) <= np.minimum(stderr, 0.2 * whole))
-    return np.where(smooth, corrected, np.where(np.isfinite(corrected), whole, np.inf)), stderr
+        stderr = np.where(stderr <= _ROUNDED * whole, 0.0, stderr)
+        smooth = (whole > RAW_UNTIL) & (np.abs(corrected - whole) <= np.minimum(stderr, 0.2 * whole))
+    return np.where(smooth, corrected, whole), stderr
+
+
+def at_least(stderr: Array, interval: Array, freedom: int) -> Array:
+    """Standard errors no smaller than their interval's half width over Student's t, shapes (...), (..., 2).
+
+    Where a risk is nearly flat at the target, or oscillates about it, crossings of parts of the sample are closer to
+    each other than to the truth. Where a part does not arrive, that half width is the error.
+    """
+    with np.errstate(invalid="ignore"):
+        wide = 0.5 * (interval[..., 1] - interval[..., 0]) / float(special.stdtrit(freedom, 0.975))
+        wide = np.where(wide <= _ROUNDED * interval[..., 1], 0.0, np.where(np.isfinite(wide), wide, np.nan))
+    return np.fmax(stderr, wide)
 
 
 def _steady(

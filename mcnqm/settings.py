@@ -23,8 +23,8 @@ __all__ = ["NO_BATCH_SIZE", "RESULT_NAMES", "THEORY_NAMES", "Settings", "Timetab
 
 RESULT_NAMES = (
     *("trajectory", "step", "coordinate", "estimate", "optimizer"),
-    *("loss", "risk", "risk_stderr", "diverged", "theta"),
-    *("steps", "steps_stderr", "steps_jackknife", "reason", "at_edge", "crossing"),
+    *("bound", "flags", "loss", "risk", "risk_stderr", "risk_interval", "diverged", "theta"),
+    *("steps", "steps_stderr", "steps_interval", "steps_jackknife", "reason", "freedom", "at_edge", "crossing"),
     *("theta_square", "theta_momentum", "momentum_square", "gradient_square"),
 )
 """Dimensions and variables of results, which neither a hyperparameter nor a dimension of one may be called."""
@@ -32,7 +32,7 @@ RESULT_NAMES = (
 THEORY_NAMES = (
     *("moment", "statistic", "to", "of"),
     *("theta_mean", "theta_variance", "momentum_mean", "momentum_variance", "theta_momentum_covariance"),
-    *("average_mean", "average_variance", "transition", "bound", "exact"),
+    *("average_mean", "average_variance", "transition", "exact"),
     *("spectral_radius", "decay", "slowest", "relaxation", "largest_stable_lr"),
     *("z", "z_independent", "consistent", "p_value", "agrees"),
 )

@@ -15,6 +15,7 @@ from mcnqm.averaging import checked_average
 from mcnqm.domains import choice, integer
 from mcnqm.engine import Job, Pool, has_twin, run_loss, run_paths, twin_cells
 from mcnqm.errors import ParameterError
+from mcnqm.flags import Flag, flag_attrs
 from mcnqm.kernels.noise import GRADIENT, INITIAL, MAX_EXAMPLES
 from mcnqm.kernels.shards import replay
 from mcnqm.optimizers import Number
@@ -23,7 +24,7 @@ from mcnqm.progress import meter_of
 from mcnqm.record import MAX_STEPS, recorded_steps
 from mcnqm.schedules import Schedule
 from mcnqm.settings import settings_of
-from mcnqm.statistics import controlled, mean_and_stderr
+from mcnqm.statistics import BOUNDS, controlled, effective_number, mean_and_stderr, mean_interval
 
 __all__ = ["noise", "simulate"]
 
@@ -32,6 +33,9 @@ _MAX_SEED = 2**64 - 1
 
 _ENOUGH = 8
 """Trajectories from which on twins run by default."""
+
+_EFFECTIVE, _ROUGH = 2.5, 0.1
+"""Fewer effective trajectories than this are few, where the relative standard error of the risk is above the second."""
 
 DIVERGED_AT = 1e20
 """A lane has diverged once its loss exceeds this many times the natural scale of the problem."""
@@ -43,7 +47,7 @@ def simulate(
     batch_size: Number,
     steps: int,
     *,
-    trajectories: int = 16,
+    trajectories: int = 64,
     seed: int = 0,
     record: ArrayLike | None = None,
     coordinates: ArrayLike | None = None,
@@ -70,7 +74,8 @@ def simulate(
     steps : int
         Steps to run, 0 to 2**34.
     trajectories : int
-        Independent runs of every setting. All settings of a trajectory share its noise (common random numbers).
+        Independent runs of every setting. All settings of a trajectory share its noise (common random numbers). The
+        default makes intervals of the risk trustworthy even where losses are heavy-tailed.
     seed : int
         0 to 2**64 - 1. Together with a trajectory's and a coordinate's number it fixes every draw (see `noise`).
     record : array_like of int, optional
@@ -110,6 +115,10 @@ def simulate(
         - ``risk``, ``risk_stderr`` (…, step): estimate of the expected loss and its standard error (NaN for a single
           trajectory, inf where a lane has diverged): the mean of the loss over trajectories or, with a control
           variate, of the loss less what the twin explains of it;
+        - ``risk_interval`` (…, step, bound: low, high): 95 % interval of the risk, by Student's t on its logarithm,
+          widened for skewed losses (`mcnqm.statistics.mean_interval`);
+        - ``flags`` (…, step): bits of `mcnqm.flags.Flag`, named in ``flag_meanings``; here whether a few
+          trajectories carry the spread of all;
         - ``variance_reduction`` (…, step), with a control variate: variance of the plain mean of the loss over that of
           ``risk``;
         - ``diverged`` (…, trajectory): whether the loss ever, at a recorded step, was not finite or above 1e20
@@ -137,9 +146,10 @@ def simulate(
     The twin y of a trajectory θ is a linear optimizer on the same noise, which divides by the expectation of v under
     its own law where Adam divides by v (`mcnqm.analytic.mean_field`). So E L(y) is known exactly, and
     :math:`L(θ) - b (L(y) - E L(y))` has the mean of L(θ) for any b. Each trajectory's b is the regression coefficient
-    of the others, which keeps the mean unbiased (`mcnqm.statistics.controlled`). Where noise dominates the gradient
-    the variance falls by factors of hundreds to thousands; at large batches, late, it does not fall. The twin's rates
-    depend on which of a few cells of its law a starting point fell into, one cell for every 8 trajectories, up to 8.
+    of the others, over blocks of coordinates, which keeps the mean unbiased (`mcnqm.statistics.controlled`). Where
+    noise dominates the gradient the variance falls by factors of hundreds to thousands; at large batches, late, it
+    does not fall. The twin's rates depend on which of a few cells of its law a starting point fell into, one cell for
+    every 8 trajectories, up to 8.
 
     Examples
     --------
@@ -196,11 +206,16 @@ def simulate(
     with np.errstate(invalid="ignore"):
         diverged = np.logical_or.accumulate(~(loss <= DIVERGED_AT * scale), axis=-1)
     loss[diverged] = np.inf
-    risk, stderr = mean_and_stderr(loss, axis=1)
-    reduction = None
-    if losses.twin is not None and losses.expected is not None:
-        plain = stderr
-        risk, stderr = mean_and_stderr(controlled(loss, losses.twin, losses.expected, axis=1), axis=1)
+    sample, reduction = loss, None
+    if losses.twin is not None and losses.expected is not None and losses.products is not None:
+        sample = controlled(loss, losses.twin, losses.expected, losses.products, axis=1)
+    risk, stderr = mean_and_stderr(sample, axis=1)
+    interval = np.stack(mean_interval(sample, axis=1), axis=-1)
+    with np.errstate(invalid="ignore"):
+        few = (effective_number(sample, axis=1) < _EFFECTIVE) & (stderr > _ROUGH * risk)
+    flags = np.where(few, np.int32(Flag.FEW_EFFECTIVE_TRAJECTORIES), np.int32(0))
+    if sample is not loss:
+        plain = mean_and_stderr(loss, axis=1)[1]
         with np.errstate(divide="ignore", invalid="ignore"):
             # At the start the twin explains everything, and only rounding is left.
             reduction = np.where(stderr > 1e-12 * risk, (plain / stderr) ** 2, np.inf)
@@ -211,11 +226,14 @@ def simulate(
             "loss": ((*dims, "trajectory", "step"), settings.unflatten(loss), {"units": "loss"}),
             "risk": ((*dims, "step"), settings.unflatten(risk), {"units": "loss"}),
             "risk_stderr": ((*dims, "step"), settings.unflatten(stderr), {"units": "loss"}),
+            "risk_interval": ((*dims, "step", "bound"), settings.unflatten(interval), {"units": "loss"}),
+            "flags": ((*dims, "step"), settings.unflatten(flags), flag_attrs()),
             "diverged": ((*dims, "trajectory"), settings.unflatten(diverged[..., -1])),
         },
         coords={
             **settings.coords,
             "trajectory": np.arange(count),
+            "bound": list(BOUNDS),
             "step": ("step", wanted, {"units": "completed steps"}),
         },
         attrs=_attributes(

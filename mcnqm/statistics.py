@@ -9,18 +9,26 @@ from numpy.typing import NDArray
 from scipy import special
 
 __all__ = [
+    "BOUNDS",
+    "LEAST_SHARE",
     "Strata",
     "chi_square_z",
     "combined_p_value",
     "controlled",
+    "effective_number",
     "jackknife",
     "mean_and_stderr",
+    "mean_interval",
     "normal_strata",
+    "pseudo_values",
     "regression_z",
     "weighted_chi_square_z",
 ]
 
 Array = NDArray[np.float64]
+
+BOUNDS = ("low", "high")
+"""Labels along the dimension ``bound`` of an interval."""
 
 
 def mean_and_stderr(samples: Array, axis: int = -1) -> tuple[Array, Array]:
@@ -83,11 +91,121 @@ def jackknife(estimates: Array, axis: int = -1) -> tuple[Array, Array]:
     if k == 0:
         return whole, np.zeros_like(whole)
     finite = np.asarray(np.isfinite(values).all(axis=-1))
-    safe = np.where(finite[..., np.newaxis], others, 0.0)
-    centre = safe.mean(axis=-1)
-    corrected = k * np.where(finite, whole, 0.0) - (k - 1) * centre
-    stderr = np.sqrt((k - 1) / k * ((safe - centre[..., np.newaxis]) ** 2).sum(axis=-1))
+    # From the whole estimate, so that equal ones differ by exactly nothing.
+    off = np.where(finite[..., np.newaxis], values, 0.0)
+    off = off[..., 1:] - off[..., :1]
+    centre = off.mean(axis=-1)
+    corrected = np.where(finite, whole, 0.0) - (k - 1) * centre
+    stderr = np.sqrt((k - 1) / k * ((off - centre[..., np.newaxis]) ** 2).sum(axis=-1))
     return np.where(finite, corrected, np.inf), np.where(finite, stderr, np.nan)
+
+
+def pseudo_values(estimates: Array, axis: int = -1) -> Array:
+    """What each part contributes to an estimate: K times the whole less K - 1 times the estimate without it (Tukey).
+
+    Parameters
+    ----------
+    estimates : ndarray
+        As for `jackknife`.
+    axis : int
+        Where they lie.
+
+    Returns
+    -------
+    ndarray
+        K of them along `axis`; their mean and its standard error are those of `jackknife`.
+    """
+    values = np.moveaxis(np.asarray(estimates, dtype=np.float64), axis, -1)
+    whole, others = values[..., :1], values[..., 1:]
+    k = others.shape[-1]
+    return np.moveaxis(whole + (k - 1) * (whole - others), -1, axis)
+
+
+def mean_interval(samples: Array, axis: int = -1, level: float = 0.95) -> tuple[Array, Array]:
+    r"""Interval for the mean of positive, possibly skewed samples.
+
+    Parameters
+    ----------
+    samples : ndarray
+        Independent along `axis`. Entries may be inf.
+    axis : int
+        Where they lie.
+    level : float
+        Wanted coverage.
+
+    Returns
+    -------
+    low, high : ndarray
+        Without `axis`. NaN for a single sample, inf where the mean is.
+
+    Notes
+    -----
+    Student's t on the logarithm, :math:`\bar x \exp(\pm t s / (\bar x \sqrt n))`, which is positive, widened on the
+    side of the longer tail to the bound of Hall's (1992) cubic transformation. With the skewness :math:`\gamma`,
+
+    .. math:: T + \tfrac13 \gamma T^2 + \tfrac1{27} \gamma^2 T^3 + \tfrac{\gamma}{6 n},
+        \qquad T = (\bar x - \mu) / s
+
+    is normal to the next order; the sample's skewness, which underestimates that of heavy tails, is taken 1.6-fold.
+    Losses of Adam in transients, where Student's t covers 65 % to 86 % with 16 trajectories and 75 % to 91 % with 64,
+    are covered 87 % to 95 % and 93 % to 97 % of the time.
+
+    References
+    ----------
+    P. Hall (1992), On the removal of skewness by transformation, J. R. Stat. Soc. B 54, 221.
+
+    Examples
+    --------
+    >>> low, high = mean_interval(np.array([1.0, 2.0, 3.0, 14.0]))
+    >>> bool(0 < low < 1.5), bool(high > 15)
+    (True, True)
+    """
+    x = np.moveaxis(np.asarray(samples, dtype=np.float64), axis, -1)
+    n = x.shape[-1]
+    mean = x.mean(axis=-1)
+    if n == 1:
+        return np.where(np.isfinite(mean), np.nan, np.inf), np.where(np.isfinite(mean), np.nan, np.inf)
+    finite = np.isfinite(mean)
+    off = np.where(finite[..., np.newaxis], x, 0.0)
+    centre = off.mean(axis=-1)
+    off = off - centre[..., np.newaxis]
+    spread = np.asarray(np.sqrt((off**2).sum(axis=-1) / (n - 1)))
+    t = special.stdtrit(n - 1, 0.5 * (1.0 + level))
+    some: NDArray[np.bool_] = np.asarray(spread > 1e-14 * np.abs(centre))
+    z = np.divide(off, spread[..., np.newaxis], out=np.zeros_like(off), where=np.expand_dims(some, -1))
+    skewness = _SKEWNESS_FACTOR * (z**3).sum(axis=-1) * (n / ((n - 1.0) * max(n - 2, 1)))
+    relative = np.divide(spread, centre, out=np.zeros_like(spread), where=some & (centre > 0))
+    step = np.minimum(t * relative / np.sqrt(n), 700.0)
+
+    def reach(g: Array) -> Array:
+        """How far beyond the mean the longer tail asks for, in standard deviations, for skewness g >= 0."""
+        a = np.maximum(g, 1e-9) / 3.0
+        return np.asarray(-(np.cbrt(1.0 + 3.0 * a * (-t / np.sqrt(n) - 0.5 * a / n)) - 1.0) / a)
+
+    high = np.maximum(centre * np.exp(step), centre + spread * reach(np.maximum(skewness, 0.0)))
+    low = centre * np.exp(-step)
+    longer = centre - spread * reach(np.maximum(-skewness, 0.0))
+    low = np.where(longer > 0, np.minimum(low, longer), low)
+    return np.where(finite, low, np.inf), np.where(finite, high, np.inf)
+
+
+def effective_number(samples: Array, axis: int = -1) -> Array:
+    """How many samples, of equal weight, carry the spread of these: (Σ d²)² / Σ d⁴ with d from the median.
+
+    About n / 3 for n normal samples, and 1 if a single one lies far from all others. Without `axis`; n where nothing
+    spreads or not all are finite.
+    """
+    x = np.moveaxis(np.asarray(samples, dtype=np.float64), axis, -1)
+    sound = np.asarray(np.isfinite(x).all(axis=-1))
+    d = np.where(sound[..., np.newaxis], x, 0.0)
+    d = d - np.median(d, axis=-1, keepdims=True)
+    largest = np.abs(d).max(axis=-1, keepdims=True)
+    d = np.divide(d, largest, out=np.zeros_like(d), where=largest > 0)
+    fourth = (d**4).sum(axis=-1)
+    return np.where(fourth > 0, (d**2).sum(axis=-1) ** 2 / np.where(fourth > 0, fourth, 1.0), float(x.shape[-1]))
+
+
+_SKEWNESS_FACTOR = 1.6
 
 
 def chi_square_z(value: Any, freedom: Any) -> Any:
@@ -232,19 +350,22 @@ def _strata(m: float, s: float, cells: int) -> tuple[Array, Array, Array]:
     return edges**2, second / share, share
 
 
-def controlled(sample: Array, control: Array, expected: Array, axis: int = -1) -> Array:
+def controlled(sample: Array, control: Array, expected: Array, products: tuple[Array, Array], axis: int = -1) -> Array:
     r"""Samples less what a control variate explains of them, with the same mean.
 
     Each sample is corrected by a coefficient estimated from the others alone, so that the mean is unbiased whatever
-    the number of samples. The coefficient is shrunk towards 0 by as much as chance would produce of it, so that an
-    uncorrelated control costs next to nothing.
+    the number of samples.
 
     Parameters
     ----------
     sample, control : ndarray
-        Independent pairs along `axis`. Where any is not finite, all samples are returned as they are.
+        Independent pairs along `axis`, none negative. Where any is not finite, all samples are returned as they are.
     expected : ndarray
         Mean of the control's distribution, without `axis`.
+    products : (ndarray, ndarray)
+        Of the shape of `sample`. Sample and control are sums of independent parts (blocks of coordinates); these are,
+        of each pair, the sums over its parts of (x - e)(y - e) and of (y - e)², with x a part of the sample, y of the
+        control and e the latter's mean.
     axis : int
         Where they lie.
 
@@ -255,56 +376,50 @@ def controlled(sample: Array, control: Array, expected: Array, axis: int = -1) -
 
     Notes
     -----
-    With :math:`b_{-r}` from all pairs but the r-th, :math:`\ell_r - b_{-r} (y_r - E y)` has mean
-    :math:`E \ell`, since :math:`b_{-r}` is independent of :math:`y_r`. Of fewer than 4 pairs, too few to tell, the
-    coefficient is 0. It is shrunk by max(0, 1 - 1 / F), F the F statistic of the regression. On control variates see
-    Asmussen and Glynn (2007), Stochastic Simulation, section V.2.
+    Parts are independent, so the covariance of sample and control is the sum of their covariances, and since e is
+    exact, (x - e)(y - e) has the covariance of a part as its mean. So every part of every pair tells of the coefficient
+    :math:`b = \sum \operatorname{cov}(x, y) / \sum \operatorname{var} y`: a few pairs are enough for a good one, where
+    a regression over the pairs themselves is heavy-tailed. With :math:`b_{-r}` from all pairs but the r-th,
+    :math:`\ell_r - b_{-r} (y_r - E y)` has mean :math:`E \ell`, since :math:`b_{-r}` is independent of :math:`y_r`.
+    It is kept within [0, 4], which leaves that so. On control variates see Asmussen and Glynn (2007), Stochastic
+    Simulation, section V.2.
+
+    A mean that a correction would take below a tenth of the plain one, or below 0, is refused: these samples are
+    returned as they are. (Seen in none of 10⁵ estimates from 4 and 8 trajectories of Adam.)
 
     Examples
     --------
     >>> rng = np.random.default_rng(0)
-    >>> y = rng.normal(size=100)
-    >>> x = 2 + 3 * y + 0.01 * rng.normal(size=100)
-    >>> mean, stderr = mean_and_stderr(controlled(x, y, np.zeros(())))
-    >>> bool(abs(mean - 2) < 0.004), bool(stderr < 0.0015)
+    >>> y = rng.exponential(size=(100, 8))  # a hundred pairs of eight parts
+    >>> x = 2 * y + 0.1 * rng.exponential(size=y.shape)
+    >>> products = ((x - 1) * (y - 1)).sum(axis=-1), ((y - 1) ** 2).sum(axis=-1)
+    >>> mean, stderr = mean_and_stderr(controlled(x.sum(axis=-1), y.sum(axis=-1), np.asarray(8.0), products))
+    >>> bool(abs(mean - 16.8) < 0.1), bool(stderr < 0.04)
     (True, True)
     """
-    x, y = np.moveaxis(sample, axis, -1), np.moveaxis(control, axis, -1)
-    n = x.shape[-1]
-    if n < _FEWEST_PAIRS:
+    x, y, xy, yy = (np.moveaxis(a, axis, -1) for a in (sample, control, *products))
+    if x.shape[-1] < 2:
         return sample
     sound = np.isfinite(x).all(-1) & np.isfinite(y).all(-1) & np.isfinite(expected)
-    x_safe = np.where(sound[..., np.newaxis], x, 0.0)
-    y_safe = np.where(sound[..., np.newaxis], y, 0.0)
-    dx, dy = (a - a.mean(-1, keepdims=True) for a in (x_safe, y_safe))
-    # Sums of products over all but one: leaving out r takes away n / (n - 1) of its own product.
-    without = n / (n - 1)
-    whole = [(a * b).sum(-1, keepdims=True) for a, b in ((dx, dx), (dy, dy), (dx, dy))]
-    xx, yy, xy = (total - without * a * b for total, (a, b) in zip(whole, ((dx, dx), (dy, dy), (dx, dy)), strict=True))
-    # Where r is all but the whole of a sum, what is left of it is rounding: there the others are summed by themselves.
-    lost = (xx < _CANCELLED * whole[0]) | (yy < _CANCELLED * whole[1])
-    if lost.any():
-        xx[lost], yy[lost], xy[lost] = _sums_of_others(x_safe, y_safe, lost)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        slope = xy / yy
-        rest = np.maximum(xx - slope * xy, 0.0)
-        keep = 1.0 - rest / ((n - 3) * slope * xy)  # 1 - 1 / F, of n - 1 pairs with a slope and a mean
-    b = np.where(np.isfinite(slope * keep), np.maximum(keep, 0.0) * slope, 0.0)
+    x_safe, y_safe, xy, yy = (np.where(sound[..., np.newaxis], a, 0.0) for a in (x, y, xy, yy))
+    others_xy, others_yy = (_of_others(a) for a in (xy, yy))
+    b = np.divide(others_xy, others_yy, out=np.zeros_like(xy), where=others_yy > 0)
     target = np.where(sound, expected, 0.0)[..., np.newaxis]
-    return np.moveaxis(np.where(sound[..., np.newaxis], x_safe - b * (y_safe - target), x), -1, axis)
+    corrected = x_safe - np.clip(b, 0.0, _LARGEST_COEFFICIENT) * (y_safe - target)
+    sound &= corrected.mean(-1) >= LEAST_SHARE * x_safe.mean(-1)
+    return np.moveaxis(np.where(sound[..., np.newaxis], corrected, x), -1, axis)
 
 
-def _sums_of_others(x: Array, y: Array, which: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
-    """Sums of products about their means over all but r, along the last axis, at every r in `which`."""
-    n = x.shape[-1]
-    row, r = np.nonzero(which.reshape(-1, n))
-    others = np.arange(n) != r[:, np.newaxis]
-    dx, dy = (a.reshape(-1, n)[row][others].reshape(-1, n - 1) for a in (x, y))
-    dx, dy = (a - a.mean(-1, keepdims=True) for a in (dx, dy))
-    return (dx * dx).sum(-1), (dy * dy).sum(-1), (dx * dy).sum(-1)
+def _of_others(a: Array) -> Array:
+    """Sums over all but the r-th along the last axis, at every r; without differences, which could cancel."""
+    zero = np.zeros_like(a[..., :1])
+    before = np.concatenate([zero, np.cumsum(a[..., :-1], axis=-1)], axis=-1)
+    after = np.concatenate([np.cumsum(a[..., :0:-1], axis=-1)[..., ::-1], zero], axis=-1)
+    return np.asarray(before + after)
 
 
-_FEWEST_PAIRS = 4
+_LARGEST_COEFFICIENT = 4.0
+"""Beyond it a control explains so little of the variance that nothing is lost."""
 
-_CANCELLED = 1e-8
-"""A difference of sums that is smaller than this share of them has lost half of its digits."""
+LEAST_SHARE = 0.1
+"""What a correction leaves of a mean at least."""

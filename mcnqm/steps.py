@@ -13,17 +13,21 @@ from numpy.typing import NDArray
 from mcnqm import analytic
 from mcnqm._version import __version__
 from mcnqm.averaging import checked_average
+from mcnqm.checks import check_bound, check_sample, check_theory, has_theory, theoretical_steps
 from mcnqm.domains import choice, integer, positive
 from mcnqm.engine import Job, Pool, has_twin, twin_cells
 from mcnqm.errors import ParameterError
-from mcnqm.optimizers import SGD, Number
+from mcnqm.flags import flag_attrs
+from mcnqm.optimizers import SGD, Lion, Number
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import meter_of
-from mcnqm.race import REASONS, Race, run_races, summarise
+from mcnqm.race import REASONS, Race, at_least, run_races, summarise
 from mcnqm.record import MAX_STEPS
 from mcnqm.settings import Settings, settings_of
+from mcnqm.smoothing import Swing
+from mcnqm.statistics import BOUNDS
 
-__all__ = ["race_of", "steps_to_target"]
+__all__ = ["race_of", "steps_to_target", "whole_steps"]
 
 
 def steps_to_target(
@@ -34,7 +38,7 @@ def steps_to_target(
     *,
     method: str = "simulate",
     trajectories: int = 4,
-    replicates: int = 4,
+    replicates: int = 16,
     seed: int = 0,
     max_steps: int = 2**22,
     patience: float | None = None,
@@ -84,9 +88,17 @@ def steps_to_target(
     Returns
     -------
     xarray.Dataset
-        ``steps`` (…), inf where the target was not reached, and by simulation ``steps_stderr`` (…),
-        ``steps_jackknife`` (…, estimate: of all trajectories, then without each replicate in turn), and ``reason``
-        (…): "reached", "diverged", "steady state above target", "step limit" or "overtaken" (by `patience`).
+        ``steps`` (…), inf where the target was not reached, and by simulation
+
+        - ``steps_stderr`` (…): by the jackknife over replicates, and no less than half the interval over Student's t;
+        - ``steps_interval`` (…, bound: low, high): 95 % interval, see the notes; its end is inf where the risk cannot
+          be told from one that does not reach the target. NaN where the target was not reached;
+        - ``steps_jackknife`` (…, estimate: of all trajectories, then without each replicate in turn);
+        - ``reason`` (…): "reached", "diverged", "steady state above target", "step limit" or "overtaken" (by
+          `patience`);
+        - ``flags`` (…): bits of `mcnqm.flags.Flag`, named in ``flag_meanings``: few effective replicates; another
+          answer by theory (more than 10 % from the exact one, or 5 standard errors and a step; more than 20 % from the
+          mean field's); fewer examples than the Bayes bound; a passage that part of the sample does not make.
 
     Raises
     ------
@@ -95,21 +107,27 @@ def steps_to_target(
 
     Notes
     -----
-    By simulation, up to 96 steps, the answer is the first step at which the mean loss over all trajectories is at or
-    below the target. Later (looks are 1 step apart up to 256, then 4 steps or 1/256 of the steps so far) a plain first
-    passage would be early, since it takes the first favourable fluctuation; so the mean loss is first
-    smoothed by a local quadratic regression on log t, with interpolation between looks: over a factor exp(±0.12) in t,
-    exp(±0.25) beyond 2000 steps unless the risk is seen to bend too much there, or is freed of its noise by a control
-    variate, and not across a jump of a schedule. What bias is left by the nonlinearity of a first passage falls like
-    one over the number of trajectories, and the jackknife removes its leading part: ``steps`` is so corrected, and
-    rounded up. ``docs/steps.md`` has measurements of both.
+    By simulation the answer is the first step at which the estimated risk is at or below the target (looks are 1 step
+    apart up to 256, then 4 steps or 1/256 of the steps so far, with interpolation between). A dip of the risk counts,
+    however short; a dip of the noise should not, so beyond 96 steps the mean loss over all trajectories is smoothed by
+    a local quadratic regression on log t, over a factor of at most exp(±0.12) in t, exp(±0.25) beyond 2000 steps
+    without a control variate, and not across a jump of a schedule. The window is narrower wherever a quadratic does
+    not follow the risk: by the exact risk while the momentum of SGD may oscillate, by the expected loss of Adam's
+    twin, and by the estimates themselves (`mcnqm.smoothing`). What bias is left by the nonlinearity of a first passage
+    falls like one over the number of trajectories, and the jackknife removes its leading part: ``steps`` is so
+    corrected, and rounded up. ``docs/steps.md`` has measurements.
+
+    The interval begins at the first step at which the risk may be at the target, and ends at the first from which it
+    surely is, by the ends of an interval of the risk at each look (`mcnqm.statistics.mean_interval` over what the
+    replicates contribute). So it is as long as the risk is flat, and holds all dips that may count.
 
     A setting whose risk falls by less than 2 % in two successive octaves of steps, below half or above all of the
     initial risk, is taken to be in its steady state; under SGD only if the exact steady state is above the target, and
     under a schedule only once it has settled.
 
     Crossings within the first 96 steps are those of the mean of all trajectories, without a correction: there the
-    error is that of the draw of starting points, and more trajectories are cheap.
+    error is that of the draw of starting points, and more trajectories are cheap. Adam, RMSProp and Lion are taken as
+    they are for as long as their momentum may oscillate, if no twin runs along.
 
     Examples
     --------
@@ -134,6 +152,7 @@ def steps_to_target(
     race, settings = race_of(
         problem, optimizer, batch_size, target, trajectories=trajectories, replicates=replicates, seed=seed,
         max_steps=max_steps, patience=patience, control_variate=control_variate, average=average, dtype=dtype,
+        certain=True,
     )  # fmt: skip
     meter = meter_of(progress)
     meter.start(float("nan"), "steps to target")
@@ -141,18 +160,40 @@ def steps_to_target(
         ((_, result),) = run_races([race], Pool(executor, threads), meter)
     finally:
         meter.close()
-    crossing, stderr = summarise(result.steps)
-    steps = np.ceil(crossing - 1e-9)  # the first step at or below the target
+    crossing, jackknifed = summarise(result.steps)
+    stderr = at_least(jackknifed, result.interval, replicates - 1)
+    steps = whole_steps(crossing)
+    # The interval is that of the whole sample's crossing: moved with the jackknife's correction, and rounded likewise.
+    with np.errstate(invalid="ignore"):
+        moved = np.where(np.isfinite(crossing), crossing - result.steps[:, 0], 0.0)[:, np.newaxis]
+        interval = whole_steps(np.maximum(result.interval + moved, 0.0)) - np.array([1.0, 0.0])
+        interval = np.where(steps[:, np.newaxis] > 0, np.maximum(interval, 0.0), result.interval)
+    flags = check_sample(steps, jackknifed, interval[:, 1], result.effective)
+    values = settings.values
+    if "batch_size" not in settings.schedules:
+        flags |= check_bound(problem, values["batch_size"], values["target"], interval[:, 1])
+    if has_theory(optimizer) and not settings.schedules and average is None:
+        theory = theoretical_steps(problem, optimizer, batch_size, target).transpose(*settings.dims).values.reshape(-1)
+        # Who was given up, or would have been, says nothing.
+        late = np.isin(result.reason, (REASONS.index("overtaken"), REASONS.index("step limit"))) | (theory > max_steps)
+        theory = np.where(late, np.nan, theory)
+        flags |= check_theory(steps, stderr, int(replicates) - 1, theory, exact=isinstance(optimizer, SGD))
     dims = settings.dims
     reasons = np.array(REASONS)[result.reason]
     return xr.Dataset(
         {
             "steps": (dims, settings.unflatten(steps), {"units": "steps"}),
             "steps_stderr": (dims, settings.unflatten(stderr), {"units": "steps"}),
+            "steps_interval": ((*dims, "bound"), settings.unflatten(interval), {"units": "steps"}),
             "steps_jackknife": ((*dims, "estimate"), settings.unflatten(result.steps), {"units": "steps"}),
             "reason": (dims, settings.unflatten(reasons)),
+            "flags": (dims, settings.unflatten(flags), flag_attrs()),
         },
-        coords={**settings.coords, "estimate": ["all", *(f"without {k}" for k in range(replicates))]},
+        coords={
+            **settings.coords,
+            "bound": list(BOUNDS),
+            "estimate": ["all", *(f"without {k}" for k in range(replicates))],
+        },
         attrs={
             "method": "simulate",
             "trajectories": int(trajectories),
@@ -177,8 +218,13 @@ def race_of(
     control_variate: bool = True,
     average: Any = None,
     dtype: str = "float64",
+    certain: bool = False,
+    first: int = 0,
 ) -> tuple[Race, Settings]:
-    """A sweep that is about to start, and its settings; see `steps_to_target`."""
+    """A sweep that is about to start, and its settings; see `steps_to_target`.
+
+    `first` is the number of the first trajectory: others have noise of their own.
+    """
     if not isinstance(problem, NoisyQuadratic):
         raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
     positive.check("target", getattr(target, "values", target))
@@ -198,9 +244,18 @@ def race_of(
         raise ParameterError("average", average, "be None with dtype='float32'")
     twins = control_variate and average is None and has_twin(optimizer) and not single
     cells = twin_cells(each * count) if twins else 0
+    known = isinstance(optimizer, SGD) and not settings.schedules and average is None
     settle_from = max((table.settles for table in settings.schedules.values()), default=0.0)
     race = Race(
-        Job(problem, optimizer, plain, np.arange(each * count, dtype=np.uint32), key, cells=cells, dtype=dtype),
+        Job(
+            problem,
+            optimizer,
+            plain,
+            np.arange(first, first + each * count, dtype=np.uint32),
+            key,
+            cells=cells,
+            dtype=dtype,
+        ),
         targets,
         count,
         max_steps=limit,
@@ -208,8 +263,49 @@ def race_of(
         may_settle=_may_settle(problem, optimizer, plain, targets, settle_from),
         settle_from=settle_from,
         jumps=np.concatenate([np.empty(0, np.int64), *(table.jumps() for table in settings.schedules.values())]),
+        swings_until=_swings_until(problem, optimizer, plain, targets),
+        swing=_exact_risk(problem, optimizer, plain) if known else None,
+        certain=certain,
     )
     return race, settings
+
+
+def whole_steps(crossing: Any) -> Any:
+    """The first step at or below the target, from when a curve crosses it."""
+    return np.ceil(np.asarray(crossing) - 1e-9) + 0.0  # no negative zero
+
+
+_FADED = 1e-4
+"""An oscillation that is this small beside the target has faded."""
+
+
+def _swings_until(problem: NoisyQuadratic, optimizer: Any, settings: Settings, targets: NDArray[np.float64]) -> Any:
+    """Until which step momentum may make the risk oscillate: its modes fade like beta**t in the risk."""
+    name = next((name for name in ("momentum", "beta1") if name in settings.values), None)
+    if name is None:
+        return None
+    memory = settings.values[name].copy()
+    if isinstance(optimizer, Lion):  # whose step is a sign: what it sums up fades with the second
+        memory = np.maximum(memory, settings.values["beta2"])
+    if (table := settings.schedules.get(name)) is not None:
+        some = np.unique(np.geomspace(1, 2**22, 256).astype(np.int64)) - 1
+        memory = memory * np.array([curve.at(some).max() for curve in table.curves])[table.which]
+    with np.errstate(divide="ignore"):
+        return np.where(
+            memory > 0, np.log(_FADED * np.minimum(targets / problem.initial_risk, 1.0)) / np.log(memory), 0.0
+        )
+
+
+def _exact_risk(problem: NoisyQuadratic, optimizer: Any, settings: Settings) -> Swing:
+    """The exact risk of settings of SGD: only to know how it swings, never for its value."""
+
+    def swing(which: NDArray[np.int64], record: NDArray[np.int64]) -> NDArray[np.float64]:
+        along = {name: xr.DataArray(values[which], dims="setting") for name, values in settings.values.items()}
+        batch_size = along.pop("batch_size")
+        exact = analytic.risk(problem, optimizer._replace(**along), batch_size, int(record[-1]), record=record)
+        return np.asarray(exact["risk"].values)
+
+    return swing
 
 
 def _may_settle(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from scipy import integrate, stats
 
 import mcnqm
 from mcnqm import SGD, Adam, Lion, NoisyQuadratic, ParameterError, RMSProp
-from mcnqm.engine import has_twin, twin_cells
+from mcnqm.engine import Job, Pool, has_twin, run_loss, twin_cells
 from mcnqm.files import write_dataset
+from mcnqm.progress import NoMeter
+from mcnqm.settings import settings_of
 from mcnqm.statistics import controlled, mean_and_stderr, normal_strata
 
 PROBLEM = NoisyQuadratic.power_law(dim=20)
@@ -96,142 +99,203 @@ def test_number_of_cells():
 # ---------------------------------------------------------------------------------------------------------- estimator
 
 
-def all_outcomes(n):
-    """Every outcome of n independent pairs, its probability, and the means: three places for each pair.
+def products_of(x_parts, y_parts, expected):
+    """What `controlled` wants to know of pairs that are sums of parts along the last axis."""
+    off = y_parts - expected
+    return ((x_parts - expected) * off).sum(-1), (off**2).sum(-1)
 
-    Every pair has a scale of its own, so that no two are ever equal, and the same mean control. The sample is a curved
-    function of the control plus something else: where a coefficient from all pairs would be most biased.
+
+def all_outcomes(n):
+    """Every outcome of n independent pairs of two parts, its probability, and the means.
+
+    The sample is a curved function of the control plus something else: where a coefficient that knows its own pair is most
+    biased. Three places for each part; every pair has a scale of its own, so that no two are ever equal.
     """
     law = np.array([(-1.0, 0.5), (0.5, 0.3), (1.75, 0.2)])  # of mean 0
-    draws = np.array(list(itertools.product(range(3), repeat=n)))
-    chance = law[draws, 1].prod(axis=1)
-    y = 0.2 + law[draws, 0] * 1.1 ** np.arange(n)
-    x = 5.0 + y + y**2 + np.array([0.4, -0.3, 0.1])[draws]
-    return x, y, chance, float(chance @ x.mean(axis=1)), 0.2
+    draws = np.array(list(itertools.product(range(3), repeat=2 * n))).reshape(-1, n, 2)
+    chance = law[draws, 1].prod(axis=(1, 2))
+    y = 1.2 + law[draws, 0] * 1.1 ** np.arange(n)[:, np.newaxis]
+    x = 2.5 + y + y**2 + np.array([0.4, -0.3, 0.1])[draws]
+    return x, y, chance, float(chance @ x.sum(-1).mean(axis=1)), 1.2
 
 
-def one_coefficient(x, y, expected):
-    """What `controlled` is not: the textbook's coefficient from all draws."""
-    dx, dy = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
-    yy = (dy * dy).sum(-1, keepdims=True)
-    slope = np.divide((dx * dy).sum(-1, keepdims=True), yy, out=np.zeros_like(yy), where=yy > 1e-12)
-    return x - slope * (y - expected[:, np.newaxis])
+def estimate(x, y, expected):
+    products = products_of(x, y, expected)
+    return controlled(x.sum(-1), y.sum(-1), np.full(x.shape[:-2], x.shape[-1] * expected), products).mean(-1)
 
 
-@pytest.mark.parametrize("n", [4, 5, 7])
+def knows_itself(x, y, expected):
+    """What `controlled` is not: the same coefficient for all, from all pairs."""
+    xy, yy = products_of(x, y, expected)
+    b = xy.sum(-1) / yy.sum(-1)
+    return (x.sum(-1) - b[:, np.newaxis] * (y.sum(-1) - 2 * expected)).mean(-1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
 def test_the_mean_is_unbiased(n):
     """Exactly: over all outcomes of n pairs. And with one coefficient from all pairs it is not, by the same sum."""
     x, y, chance, truth, expected = all_outcomes(n)
-    target = np.full(chance.size, expected)
     assert chance.sum() == pytest.approx(1.0, rel=1e-12)
-    assert chance @ controlled(x, y, target).mean(axis=1) == pytest.approx(truth, rel=1e-12)
-    assert abs(chance @ one_coefficient(x, y, target).mean(axis=1) - truth) > 1e-3 * truth
-    assert abs(chance @ controlled(x, y, target + 0.01).mean(axis=1) - truth) > 1e-3 * truth, "a wrong expected value"
+    assert chance @ estimate(x, y, expected) == pytest.approx(truth, rel=1e-12)
+    assert abs(chance @ knows_itself(x, y, expected) - truth) > 1e-3 * truth
+    wrong = controlled(x.sum(-1), y.sum(-1), np.full(chance.size, 2 * expected + 0.02), products_of(x, y, expected))
+    assert abs(chance @ wrong.mean(-1) - truth) > 1e-3 * truth, "a wrong expected value"
 
 
-def test_an_outlier_among_equals():
-    """Left to themselves, the others say nothing about the slope: the coefficient of the outlier is 0."""
-    x, y = np.array([0.0, 9.0, 0.0, 0.0, 0.0]), np.array([-1.0, 2.0, -1.0, -1.0, -1.0])
-    np.testing.assert_allclose(controlled(x, y, np.asarray(0.2)), [3.6, 9.0, 3.6, 3.6, 3.6], rtol=1e-9)
+def heavy_tailed(rng, samples, pairs, parts=16):
+    """Losses of a few trajectories: sums of squares, the twin's nearly the same, a few parts far out."""
+    y = rng.normal(size=(samples, pairs, parts)) ** 2 * rng.lognormal(sigma=1.0, size=(samples, pairs, parts))
+    return y * (1.0 + 0.1 * rng.normal(size=y.shape)), y, np.exp(0.5)
 
 
-def test_it_does_something():
-    """Over the same outcomes the variance falls where the control explains much."""
-    rng = np.random.default_rng(3)
-    y = rng.normal(size=(2000, 16))
-    x = y + 0.1 * rng.normal(size=y.shape)
-    assert controlled(x, y, np.zeros(2000)).mean(axis=1).var() < 0.02 * x.mean(axis=1).var()
+def leave_one_out_regression(x, y, expected):
+    """The textbook's slope over the other pairs themselves, of which there are few."""
+    n = x.shape[-1]
+    found = np.empty_like(x)
+    for r in range(n):
+        others = np.arange(n) != r
+        dx, dy = (a[:, others] - a[:, others].mean(1, keepdims=True) for a in (x, y))
+        found[:, r] = x[:, r] - (dx * dy).sum(1) / (dy * dy).sum(1) * (y[:, r] - expected)
+    return found.mean(1)
+
+
+def test_few_pairs_are_enough():
+    """Four pairs: hardly an estimate far off, none at or below 0. By a regression over the pairs there are hundreds."""
+    x, y, expected = heavy_tailed(np.random.default_rng(3), 20_000, 4)
+    truth = 16 * expected
+    found = estimate(x, y, expected)
+    assert found.min() > 0.3 * truth
+    assert (np.abs(found / truth - 1) > 0.5).sum() < 20
+    assert found.std() < 0.2 * x.sum(-1).mean(-1).std()
+    naive = leave_one_out_regression(x.sum(-1), y.sum(-1), truth)
+    assert (np.abs(naive / truth - 1) > 0.5).sum() > 100
+    assert (naive <= 0).any()
 
 
 def test_a_useless_control_costs_little():
-    """F-shrunk coefficients: 20000 samples of 16, variance at most 10 % above the plain mean's (standard error 1.4 %,
-    of a ratio of correlated estimates less). Unshrunk, it is 1 / 13 and more above."""
+    """An independent control of 16 parts: variance at most 5 % above the plain mean's (standard error 1.0 %)."""
     rng = np.random.default_rng(4)
-    x, y = rng.normal(size=(2, 20_000, 16))
-    plain = x.mean(axis=1).var()
-    assert controlled(x, y, np.zeros(20_000)).mean(axis=1).var() < 1.06 * plain
-    assert one_coefficient(x, y, np.zeros(20_000)).mean(axis=1).var() > 1.06 * plain
+    x, y = rng.exponential(size=(2, 20_000, 8, 16))
+    assert estimate(x, y, 1.0).var() < 1.05 * x.sum(-1).mean(-1).var()
 
 
-samples = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).normal(size=(2, 7)))
-shifts = st.floats(-100.0, 100.0)
+def test_a_correction_that_goes_too_far_is_refused():
+    """The others say that sample and control go together; this one control is far out, its sample is not."""
+    x = np.full((4, 1), 1.0) + np.arange(4)[:, np.newaxis] * 0.1
+    y = x.copy()
+    y[0] = 50.0
+    products = products_of(x, y, 1.0)
+    raw = x[:, 0] - np.clip((products[0].sum() - products[0]) / (products[1].sum() - products[1]), 0, 4) * (
+        y[:, 0] - 1.0
+    )
+    assert raw.mean() < 0.1 * x.mean(), "without the bound"
+    assert np.array_equal(controlled(x[:, 0], y[:, 0], np.asarray(1.0), products), x[:, 0])
+
+
+samples = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).exponential(size=(2, 7, 5)))
 scales = st.floats(0.01, 100.0)
 
 
 @settings(max_examples=50)
-@given(samples, shifts, shifts, scales, st.sampled_from([-1.0, 1.0]), scales)
-def test_units_and_origins_do_not_matter(pair, up, along, scale, sign, unit):
-    """Of the control, none; of the sample, they carry over."""
+@given(samples, scales)
+def test_units_do_not_matter(pair, unit):
     x, y = pair[0] + pair[1], pair[1]
-    plain = controlled(x, y, np.asarray(0.1))
-    size = 1.0 + abs(up) + abs(along)
-    np.testing.assert_allclose(controlled(x + up, y, np.asarray(0.1)), plain + up, atol=1e-9 * size)
-    moved = controlled(x, sign * scale * (y + along), np.asarray(sign * scale * (0.1 + along)))
-    np.testing.assert_allclose(moved, plain, atol=1e-9 * size)
-    np.testing.assert_allclose(controlled(unit * x, y, np.asarray(0.1)), unit * plain, rtol=1e-9, atol=1e-9 * unit)
+    np.testing.assert_allclose(estimate(unit * x, unit * y, unit), unit * estimate(x, y, 1.0), rtol=1e-9)
+
+
+@settings(max_examples=50)
+@given(samples)
+def test_estimates_are_positive(pair):
+    assert estimate(pair[0], 3 * pair[1], 3.0) > 0
+    assert estimate(pair[0] + 5 * pair[1], pair[1], 1.0) > 0
 
 
 def test_order_of_the_samples_does_not_matter():
     rng = np.random.default_rng(8)
-    x, y = rng.normal(size=(2, 9))
+    x, y = rng.exponential(size=(2, 9, 4))
     x = x + y
     order = rng.permutation(9)
-    moved = controlled(x[order], y[order], np.asarray(0.0))
-    np.testing.assert_allclose(moved, controlled(x, y, np.asarray(0.0))[order], rtol=1e-12)
+    plain = controlled(x.sum(-1), y.sum(-1), np.asarray(4.0), products_of(x, y, 1.0))
+    x, y = x[order], y[order]
+    moved = controlled(x.sum(-1), y.sum(-1), np.asarray(4.0), products_of(x, y, 1.0))
+    np.testing.assert_allclose(moved, plain[order], rtol=1e-12)
 
 
 def test_no_sample_knows_its_own_coefficient():
     """Moving one control moves its own sample in proportion: its coefficient comes from the others."""
     rng = np.random.default_rng(9)
-    x, y = rng.normal(size=(2, 8))
-    x = x + y
+    x, y = rng.exponential(size=(2, 8, 4))
+    x = 5 + x + y
 
     def first(shift):
         moved = y.copy()
-        moved[0] += shift
-        return controlled(x, moved, np.asarray(0.0))[0]
+        moved[0, 0] += shift
+        return controlled(x.sum(-1), moved.sum(-1), np.asarray(4.0), products_of(x, moved, 1.0))[0]
 
     assert first(2.0) - first(0.0) == pytest.approx(2.0 * (first(1.0) - first(0.0)), rel=1e-9)
     assert abs(first(1.0) - first(0.0)) > 0.1
 
 
-@pytest.mark.parametrize("n", [1, 2, 3])
-def test_too_few_pairs_pass_through(n):
-    rng = np.random.default_rng(n)
-    x = rng.normal(size=(5, n))
-    assert np.array_equal(controlled(x, x, np.zeros(5)), x)
+def test_a_single_pair_passes_through():
+    x = np.ones((5, 1))
+    assert np.array_equal(controlled(x, 2 * x, np.zeros(5), (x, x)), x)
 
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
 @pytest.mark.parametrize("where", ["sample", "control", "expected"])
 def test_what_is_not_finite_passes_through(bad, where):
-    """The samples of that entry as they are, and nothing of its neighbours."""
+    """The samples of that entry as they are, and nothing of its neighbors."""
     rng = np.random.default_rng(6)
-    x, y, target = rng.normal(size=(3, 8)), rng.normal(size=(3, 8)), np.zeros(3)
-    x += y
-    good = controlled(x, y, target)
+    parts_x, parts_y = rng.exponential(size=(2, 3, 8, 4))
+    products = products_of(parts_x, parts_y, 1.0)
+    x, y, target = parts_x.sum(-1), parts_y.sum(-1), np.full(3, 4.0)
+    good = controlled(x, y, target, products)
     {"sample": x, "control": y, "expected": target}[where][1, ...] = bad
-    if where != "expected":
-        {"sample": x, "control": y}[where][1, 1:] = 1.0
-    found = controlled(x, y, target)
+    found = controlled(x, y, target, products)
     assert np.array_equal(found[1], x[1], equal_nan=True)
     assert np.array_equal(found[[0, 2]], good[[0, 2]])
 
 
 def test_constant_samples_and_controls():
     rng = np.random.default_rng(2)
-    y = rng.normal(size=8)
-    np.testing.assert_allclose(controlled(np.full(8, 3.0), y, np.asarray(0.0)), 3.0, rtol=1e-12)
-    assert np.array_equal(controlled(y, np.full(8, 3.0), np.asarray(3.0)), y)
-    np.testing.assert_allclose(controlled(y, y, np.asarray(0.25)), 0.25, atol=1e-12)
+    y = rng.exponential(size=(8, 4))
+    same = np.ones((8, 4))
+    np.testing.assert_allclose(estimate(same, y, 1.0), 4.0, rtol=0.5)  # (x - e) = 0: nothing is explained
+    assert np.array_equal(controlled(y.sum(-1), 4 * same[:, 0], np.asarray(4.0), products_of(y, same, 1.0)), y.sum(-1))
+    np.testing.assert_allclose(estimate(y, y, 1.0), 4.0, rtol=1e-12)
 
 
 def test_along_any_axis():
     rng = np.random.default_rng(2)
-    x, y, target = rng.normal(size=(2, 6, 3)), rng.normal(size=(2, 6, 3)), rng.normal(size=(2, 3))
-    found = controlled(x, y, target, axis=1)
+    x, y = rng.exponential(size=(2, 2, 6, 3, 4))
+    products = products_of(x, y, 1.0)
+    found = controlled(x.sum(-1), y.sum(-1), np.full((2, 3), 4.0), products, axis=1)
     for i, j in itertools.product(range(2), range(3)):
-        np.testing.assert_allclose(found[i, :, j], controlled(x[i, :, j], y[i, :, j], target[i, j]), rtol=1e-12)
+        alone = controlled(x.sum(-1)[i, :, j], y.sum(-1)[i, :, j], np.asarray(4.0), tuple(p[i, :, j] for p in products))
+        np.testing.assert_allclose(found[i, :, j], alone, rtol=1e-12)
+
+
+def test_products_are_those_of_the_blocks():
+    """The engine's sums over its blocks of coordinates: eight coordinates a block here, three blocks."""
+    job = Job(PROBLEM, Adam(lr=1e-2), settings_of(Adam(lr=1e-2), 4), np.arange(6, dtype=np.uint32), 0, cells=1)
+    record = np.array([0, 7, 40])
+    losses = run_loss(job, record, Pool(), NoMeter())
+    xy, yy = np.zeros((2, 6, 3))
+    for block in (range(8), range(8, 16), range(16, 20)):
+        alone = NoisyQuadratic(
+            PROBLEM.curvature[list(block)], PROBLEM.noise[list(block)], initial_std=PROBLEM.initial_std[list(block)]
+        )
+        # On its own a block has coordinates 0, 1, ...: noise of its own. What is checked is the algebra of the sum.
+        part = run_loss(replace(job, problem=alone), record, Pool(), NoMeter())
+        assert part.products is not None
+        off = part.twin[0] - part.expected[0]
+        np.testing.assert_allclose(part.products[1][0], off**2, rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(part.products[0][0], (part.loss[0] - part.expected[0]) * off, rtol=1e-9, atol=1e-15)
+        if block[0] == 0:
+            xy += part.products[0][0]
+            yy += part.products[1][0]
+    assert (losses.products[1][0] >= yy - 1e-12).all(), "the first block's, and those of the others"
+    assert not np.allclose(losses.products[1][0], (losses.twin[0] - losses.expected[0]) ** 2), "not one block"
 
 
 # ----------------------------------------------------------------------------------------------------------- simulate
@@ -306,13 +370,10 @@ def test_what_it_answers():
 
 
 def test_it_is_the_estimator_of_all_others():
-    """`risk` is the mean of `controlled` losses: with 7 trajectories too, and not with 3."""
-    for trajectories in (4, 7):
+    """`risk` is the mean of `controlled` losses: with 2 trajectories too, and not with 1."""
+    for trajectories in (2, 7):
         runs = call(trajectories=trajectories, control_variate=True)
         assert not np.allclose(runs.risk, runs.loss.mean("trajectory"), rtol=1e-6)
-    few = call(trajectories=3, control_variate=True)
-    np.testing.assert_allclose(few.risk, few.loss.mean("trajectory"), rtol=1e-13)
-    np.testing.assert_allclose(few.risk_stderr, mean_and_stderr(few.loss.values, axis=0)[1], rtol=1e-12)
     one = call(trajectories=1, control_variate=True)
     assert np.isfinite(one.risk).all()
     assert np.isnan(one.risk_stderr).all()

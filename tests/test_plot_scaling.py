@@ -39,6 +39,7 @@ def study_of(count=3, octaves=17, first=0):
             "effective_lr": (both, tuned),
             "effective_lr_stderr": (both, tuned_stderr),
             "at_edge": (both, np.zeros(exact.shape, dtype=bool)),
+            "flags": (both, np.zeros(exact.shape, dtype=np.int32)),
             "analytic_steps": (both, np.where(known, exact, np.nan)),
             "analytic_effective_lr": (both, np.where(known, rate, np.nan)),
             "information_bound": ("batch_size", 50_000 / batch),

@@ -77,7 +77,7 @@ def test_every_name_in_a_result_is_reserved_and_no_other():
         analytic.mean_field.steps_to_target(PROBLEM, Adam(lr=0.1), 4, 0.5),
     ]
     found = {str(name) for result in results for name in (*result.variables, *result.dims)}
-    arguments = {"lr_stderr", "batch_size", "target", "average", *SGD._fields, *Adam._fields}
+    arguments = {"lr_stderr", "lr_interval", "batch_size", "target", "average", *SGD._fields, *Adam._fields}
     assert found - arguments == {*RESULT_NAMES, *THEORY_NAMES}
 
 

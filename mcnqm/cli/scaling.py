@@ -16,6 +16,7 @@ from mcnqm.cli.parsing import parse_contender
 from mcnqm.cli.tables import Column, print_side_by_side
 from mcnqm.domains import integer
 from mcnqm.files import write_dataset, write_whole
+from mcnqm.flags import explanations
 from mcnqm.plots.wording import three_digits
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import RichMeter
@@ -96,13 +97,18 @@ def _show_cells(study: xr.Dataset, console: Console) -> None:
     blocks = []
     for label in study["optimizer"].values:
         one = study.sel(optimizer=label)
-        steps, errors, rates, edges = (
-            one[name].values for name in ("steps", "steps_stderr", "effective_lr", "at_edge")
+        steps, errors, rates, edges, flags = (
+            one[name].values for name in ("steps", "steps_stderr", "effective_lr", "at_edge", "flags")
         )
-        needed = [f"{s:.0f} ± {e:.{0 if e >= 10 else 1}f}" for s, e in zip(steps, errors, strict=True)]
+        needed = [
+            f"{s:.0f} ± {e:.{0 if e >= 10 else 1}f}{'!' if flag else ''}"
+            for s, e, flag in zip(steps, errors, flags, strict=True)
+        ]
         rate = [f"{r:.2g}{'!' if edge else ''}" for r, edge in zip(rates, edges, strict=True)]
         blocks.append([Column(str(label), needed), Column("rate", rate)])
     print_side_by_side(console, Column("B", [f"{b:g}" for b in study["batch_size"].values]), blocks)
+    for line in explanations(study["flags"]):
+        console.print(f"! {line}", markup=False)
 
 
 def _show_summary(study: xr.Dataset, console: Console) -> None:

@@ -16,6 +16,7 @@ from mcnqm.cli.tables import Column, print_table, width_of
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
 from mcnqm.files import write_dataset, write_whole
+from mcnqm.flags import explanations
 from mcnqm.plots.wording import constants, coordinate, labels, name_of, varying
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.studies.comparison import DEFAULT_OPTIMIZERS, compare
@@ -91,9 +92,9 @@ def _show(runs: xr.Dataset, console: Console) -> None:
     """Risk of every setting at the end and at a tenth and a hundredth of it; what all share, above the table."""
     dims = varying(runs)
     single = {dim: 0 for dim in runs["risk"].dims if dim != "step" and dim not in dims}
-    flat = runs[["risk", "risk_stderr", "diverged"]].isel(single).transpose(*dims, "step", "trajectory")
+    flat = runs[["risk", "risk_stderr", "flags", "diverged"]].isel(single).transpose(*dims, "step", "trajectory")
     count, steps = runs.sizes["trajectory"], runs["step"].values
-    risk, error = (flat[name].values.reshape(-1, steps.size) for name in ("risk", "risk_stderr"))
+    risk, error, flags = (flat[name].values.reshape(-1, steps.size) for name in ("risk", "risk_stderr", "flags"))
     lost = flat["diverged"].values.reshape(-1, count).sum(axis=-1)
 
     settings, places = [], np.unravel_index(np.arange(len(lost)), tuple(runs.sizes[dim] for dim in dims) or (1,))
@@ -102,10 +103,14 @@ def _show(runs: xr.Dataset, console: Console) -> None:
         if dim == "optimizer":  # not repeated down the rows that it heads
             names = ["" if j and place[j] == place[j - 1] else name for j, name in enumerate(names)]
         settings.append(Column(name_of(coordinate(runs, dim)), names, names=dim == "optimizer"))
-    results = []
+    results: list[Column] = []
+    shown: set[int] = set()
     for k in np.unique([np.abs(steps - part).argmin() for part in (steps[-1] // 100, steps[-1] // 10, steps[-1])]):
-        pairs = zip(risk[:, k], error[:, k], strict=True)
-        cells = [f"{value:.4g}" + (f" ± {spread:.1g}" if np.isfinite(spread) else "") for value, spread in pairs]
+        shown |= {k}
+        cells = [
+            f"{value:.4g}" + (f" ± {spread:.1g}" if np.isfinite(spread) else "") + ("!" if flag else "")
+            for value, spread, flag in zip(risk[:, k], error[:, k], flags[:, k], strict=True)
+        ]
         results.append(Column(f"step {steps[k]}", cells))
     extra = [Column("diverged", [f"{n} of {count}" for n in lost])] if lost.any() else []
     while len(results) > 1 and width_of([*settings, *results, *extra]) > console.width:
@@ -114,3 +119,5 @@ def _show(runs: xr.Dataset, console: Console) -> None:
     facts = [*constants(runs), f"{count} trajectories" if count > 1 else "1 trajectory"]
     console.print(f"risk{' ± standard error' if count > 1 else ''}: {', '.join(facts)}", markup=False)
     print_table(console, [*settings, *results, *extra])
+    for line in explanations(flags[:, sorted(shown)]):
+        console.print(f"! {line}", markup=False)

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
+from mcnqm.flags import Flag
 from mcnqm.plots.style import COLOURS, decades, new_figure
 from mcnqm.plots.wording import three_digits
 
@@ -99,7 +100,7 @@ def plot_scaling(study: xr.Dataset) -> Figure:
         decades(axes, "y")
         _octaves(axes, batch)
         axes.set_xlabel("batch size (examples)")
-        _legend(axes, corner, bool(study["at_edge"].any()))
+        _legend(axes, corner, bool(study["at_edge"].any()), bool(_doubtful(study).any()))
         _few_decades(axes)
     _bounds(left, study, batch)
     _triangles(left, study, batch)
@@ -122,9 +123,21 @@ def _points(axes: Axes, one: xr.Dataset, name: str, look: dict[str, Any], label:
             batch[chosen], value[chosen], linestyle="none", markerfacecolor=face, markeredgewidth=1.2, zorder=3, **look
         )
     axes.plot(batch[seen & edge], value[seen & edge], "x", color="black", markersize=9, zorder=4)
+    doubtful = seen & _doubtful(one)
+    axes.plot(batch[doubtful], value[doubtful], zorder=4, **_RING)
     lost = int(np.count_nonzero(~seen))
     # The legend has an entry of its own, so that it shows the filled marker even where no point is filled.
     axes.plot([], [], linestyle="none", label=label + (f" ({lost} not reached)" if lost else ""), **look)
+
+
+_RING: dict[str, Any] = {
+    "linestyle": "none", "marker": "o", "markerfacecolor": "none", "color": "black", "markersize": 12
+}  # fmt: skip
+
+
+def _doubtful(study: xr.Dataset) -> NDArray[np.bool_]:
+    """Where a self-check failed, other than that the best lies at an edge, which has a mark of its own."""
+    return np.asarray((study["flags"].values & ~int(Flag.AT_EDGE)) != 0)
 
 
 def _line(axes: Axes, batch: Array, value: Array, **look: Any) -> None:
@@ -166,12 +179,15 @@ def _foot(axes: Axes, study: xr.Dataset) -> None:
     axes.set_ylim(10 ** (top + 0.1 - height), 10 ** (top + 0.1))
 
 
-def _legend(axes: Axes, corner: Literal["upper right", "lower right"], edges: bool) -> None:
+def _legend(axes: Axes, corner: Literal["upper right", "lower right"], edges: bool, doubts: bool) -> None:
     """A legend in a corner, and the y limits stretched until nothing lies under it."""
     handles, labels = axes.get_legend_handles_labels()
     if edges:
         handles.append(Line2D([], [], linestyle="none", marker="x", color="black", markersize=7))
         labels.append("best rate at the edge of the search")
+    if doubts:
+        handles.append(Line2D([], [], **{**_RING, "markersize": 9}))
+        labels.append("failed a self-check: see its flags")
     legend = axes.legend(
         handles, labels, fontsize=8.5, loc=corner, framealpha=0.85, edgecolor="none", handletextpad=0.3
     )

@@ -27,9 +27,10 @@ from mcnqm.optimizers import Adam
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
 from mcnqm.routes import mean_field_route
+from mcnqm.searching import Tuned
 from mcnqm.simulate import simulate
 from mcnqm.statistics import jackknife
-from mcnqm.tune import Tuned, tune_one
+from mcnqm.tune import tune_one
 
 __all__ = ["VARIANTS", "MeanFieldConfig", "run"]
 

@@ -28,18 +28,21 @@ from mcnqm.engine import Closed, Gate, Pool
 from mcnqm.errors import ParameterError
 from mcnqm.files import write_text
 from mcnqm.fits import log_slope, small_batch_regime, tradeoff
+from mcnqm.flags import flag_attrs
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
 from mcnqm.routes import Route, SimulatedRoute, exact_route, theory_of
+from mcnqm.searching import Search, Tuned
+from mcnqm.statistics import BOUNDS
 from mcnqm.studies.contenders import CONTENDERS, Contender
-from mcnqm.tune import Guide, Search, Tuned, guide_of, search_of, tune_one, tune_together
+from mcnqm.tune import Guide, checked, guide_of, search_of, tune_one, tune_together
 
 __all__ = ["ScalingConfig", "examples_of_bounds", "run"]
 
 Array = NDArray[np.float64]
 _sizes = Domain("be whole numbers >= 1", lambda x: (x >= 1) & (x == np.floor(x)))
 
-_REVISION = 3
+_REVISION = 4
 """Raised whenever the same configuration comes to give other numbers, lest a checkpoint mix them."""
 
 _AROUND = 0.21
@@ -173,7 +176,8 @@ def run(
     Returns
     -------
     xarray.Dataset
-        Over ``optimizer`` and ``batch_size``: ``steps``, ``lr``, ``effective_lr`` (each with ``_stderr``), ``at_edge``,
+        Over ``optimizer`` and ``batch_size``: ``steps``, ``lr``, ``effective_lr`` (each with ``_stderr``; steps and
+        rates with a 95 % ``_interval`` too), ``freedom`` of these errors, ``at_edge``, ``flags`` (`mcnqm.flags.Flag`),
         further tuned hyperparameters under their names, ``analytic_steps``, ``analytic_effective_lr`` (by the
         ``theory`` of the optimizer: exact, in the mean field, or NaN) and ``in_regime``. Over ``optimizer``:
         ``slope`` of log effective rate against log batch size in the small-batch regime, ``S_min`` (steps),
@@ -348,6 +352,12 @@ def _labelled(
     theory: Mapping[str, Mapping[int, Tuned | None]],
 ) -> xr.Dataset:
     labels = list(config.contenders)
+    simulated = {
+        label: {
+            b: checked(one, theory[label][b], exact=_theory_name(c) == "exact") for b, one in simulated[label].items()
+        }
+        for label, c in config.contenders.items()
+    }
     dims = ("optimizer", "batch_size")
     batch = np.array(config.batch_sizes, dtype=np.float64)
 
@@ -355,16 +365,23 @@ def _labelled(
         rows = [[read(config.contenders[label], simulated[label][b]) for b in config.batch_sizes] for label in labels]
         return np.array(rows)
 
+    def interval(read: Callable[[Contender, Any], tuple[float, float]]) -> Array:
+        return np.stack([table(lambda c, t, k=k: read(c, t)[k]) for k in range(2)], axis=-1)  # type: ignore[misc]
+
     data: dict[str, Any] = {
         "steps": (dims, table(lambda c, t: t.steps), {"units": "steps"}),
         "steps_stderr": (dims, table(lambda c, t: t.steps_error), {"units": "steps"}),
+        "steps_interval": ((*dims, "bound"), interval(lambda c, t: t.steps_interval), {"units": "steps"}),
+        "freedom": (dims, table(lambda c, t: t.freedom).astype(int), {"long_name": "degrees of freedom of the errors"}),
         "at_edge": (dims, table(lambda c, t: t.at_edge).astype(bool)),
+        "flags": (dims, table(lambda c, t: t.flags).astype(np.int32), flag_attrs()),
         "effective_lr": (dims, table(lambda c, t: c.effective_lr(t.values))),
     }
     tuned = list(dict.fromkeys(name for c in config.contenders.values() for name in c.search))
     for name in tuned:
         data[name] = (dims, table(partial(_value, name)))
         data[f"{name}_stderr"] = (dims, table(partial(_error, name)))
+        data[f"{name}_interval"] = ((*dims, "bound"), interval(partial(_ends, name)))
     with np.errstate(invalid="ignore"):
         relative = data["lr_stderr"][1] / data["lr"][1]
     data["effective_lr_stderr"] = (dims, relative * data["effective_lr"][1])
@@ -406,6 +423,7 @@ def _labelled(
         data,
         coords={
             "optimizer": np.array(labels),
+            "bound": list(BOUNDS),
             "batch_size": ("batch_size", batch, {"units": "examples"}),
             "theory": ("optimizer", [_theory_name(c) for c in config.contenders.values()]),
         },
@@ -438,6 +456,11 @@ def _theory_error(steps: Array, predicted: Array) -> Array:
 
 def _value(name: str, contender: Contender, tuned: Tuned) -> float:
     return float(tuned.values.get(name, getattr(contender.optimizer, name, np.nan)))
+
+
+def _ends(name: str, contender: Contender, tuned: Tuned) -> tuple[float, float]:
+    low, high = tuned.intervals.get(name, (_value(name, contender, tuned),) * 2)
+    return float(low), float(high)
 
 
 def _error(name: str, contender: Contender, tuned: Tuned) -> float:
