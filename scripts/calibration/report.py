@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -26,8 +27,8 @@ class Line:
 
     Attributes
     ----------
-    name, line : str
-        Group or cell, and what of it is estimated.
+    group, name, line : str
+        Group; cell, or the group again; and what of it is estimated.
     summary : Summary
     faults : list of str
         Criteria that are not met.
@@ -37,6 +38,7 @@ class Line:
         Share of calls from which a warning reached the user; NaN of a group.
     """
 
+    group: str
     name: str
     line: str
     summary: Summary
@@ -72,8 +74,8 @@ def lines_of(cells: Iterable[Cell], store: Store) -> tuple[list[Line], list[Line
         for (kind, line), scores in by_line.items():
             summary = summarize(scores)
             found = _judged(kind, summary, _SURE)
-            single.append(Line(f"{cell.group}: {cell.label}", line, summary, found, seconds, warned))
-    pooled = [Line(g, k, s, _judged(k, s)) for (g, k), s in ((key, summarize(v)) for key, v in groups.items())]
+            single.append(Line(cell.group, cell.label, line, summary, found, seconds, warned))
+    pooled = [Line(g, g, k, s, _judged(k, s)) for (g, k), s in ((key, summarize(v)) for key, v in groups.items())]
     return pooled, single
 
 
@@ -94,7 +96,9 @@ def _number(x: float) -> str:
     return "" if math.isnan(x) else f"{x:.2f}" if math.isfinite(x) else "∞"
 
 
-_COLUMNS: tuple[tuple[str, Callable[[Line], str]], ...] = (
+_Columns: TypeAlias = tuple[tuple[str, Callable[[Line], str]], ...]
+
+_COLUMNS: _Columns = (
     ("estimate of", lambda x: x.line),
     ("answers", lambda x: str(x.summary.count)),
     ("bias: median, %", lambda x: _percent(x.summary.bias_median)),
@@ -110,23 +114,36 @@ _COLUMNS: tuple[tuple[str, Callable[[Line], str]], ...] = (
     ("not met", lambda x: ", ".join(x.faults)),
 )
 
-_COST: tuple[tuple[str, Callable[[Line], str]], ...] = (
+_COST: _Columns = (
     ("ms a call", lambda x: f"{1000 * x.seconds:.0f}"),
     ("warns, %", lambda x: _percent(x.warned)),
 )
 
 _CELLS = (*_COLUMNS[:-1], *_COST, _COLUMNS[-1])
 
+_WORDS = {"estimate of", "not met"}
+
+
+def _tables(groups: Sequence[Line], cells: Sequence[Line]) -> Iterator[tuple[str, Sequence[Line], _Columns]]:
+    """Title, lines and columns of every table: of all groups, then of the cells of each."""
+    yield "Groups", groups, _COLUMNS
+    for group in dict.fromkeys(line.group for line in cells):
+        yield group.capitalize(), [line for line in cells if line.group == group], _CELLS
+
 
 def show(console: Console, groups: Sequence[Line], cells: Sequence[Line]) -> None:
-    """Print both tables."""
-    for title, lines, columns in (("Groups", groups, _COLUMNS), ("Cells", cells, _CELLS)):
-        table = Table(title=title, box=SIMPLE_HEAD)
-        table.add_column(title.lower(), overflow="fold")
+    """Print all tables."""
+    for title, lines, columns in _tables(groups, cells):
+        table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+        table.add_column("", no_wrap=True)
         for heading, _ in columns:
-            table.add_column(heading, justify="left" if heading in {"estimate of", "not met"} else "right")
+            left = heading in _WORDS
+            broken = heading.replace(": ", ":\n").replace(", %", ",\n%").replace("covers", "\ncovers")
+            table.add_column(broken, justify="left" if left else "right", no_wrap=True)
+        previous = ""
         for line in lines:
-            table.add_row(line.name, *(text(line) for _, text in columns))
+            table.add_row("" if line.name == previous else line.name, *(text(line) for _, text in columns))
+            previous = line.name
         console.print(table)
 
 
@@ -152,20 +169,19 @@ most. **Off** is what is off by 10 % or more; what is off by more than four stat
 standard error, between seeds.
 
 **Not met** names criteria: r.m.s. z between 0.8 and 1.25 ("errors too small", "errors too large"; the second is not
-asked where most errors are below half a step), 95 % intervals that cover at least 90 % ("coverage"), at most one wrong
-answer in a thousand, at most 5 % of sound answers flagged, all wrong ones flagged. A single cell fails by more than two
-standard errors only.
+asked where most errors are below half a step), 95 % intervals that cover at least 90 % ("coverage"), at most one answer
+in a thousand wrong, at most one in a thousand wrong and not flagged, at most 5 % of sound answers flagged. A single
+cell fails by more than two standard errors only.
 """
 
 
 def markdown(groups: Sequence[Line], cells: Sequence[Line], key: str, version: str, seeds: int) -> str:
     """The page of the documentation."""
     parts = [_INTRODUCTION.format(key=key, version=version, seeds=seeds)]
-    for title, lines, columns in (("Groups", groups, _COLUMNS), ("Cells", cells, _CELLS)):
+    for title, lines, columns in _tables(groups, cells):
         parts.append(f"## {title}\n")
         parts.append("| |" + "|".join(f" {heading} " for heading, _ in columns) + "|")
-        left = {"estimate of", "not met"}
-        parts.append("|---|" + "|".join("---" if h in left else "---:" for h, _ in columns) + "|")
+        parts.append("|---|" + "|".join("---" if heading in _WORDS else "---:" for heading, _ in columns) + "|")
         parts += [f"| {x.name} |" + "|".join(f" {text(x)} " for _, text in columns) + "|" for x in lines]
         parts.append("")
     return "\n".join(parts)

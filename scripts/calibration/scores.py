@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -231,6 +231,10 @@ class Summary:
         Share off by a tenth or more; share off by that and by more than four stated errors.
     flagged_sound, flagged_wrong : float
         Shares flagged of those that are not wrong, and of those that are.
+    unflagged : float
+        Share of all that are wrong and not flagged.
+    clusters : int
+        Independent groups of scores.
     """
 
     count: int
@@ -250,7 +254,8 @@ class Summary:
     wrong: float
     flagged_sound: float
     flagged_wrong: float
-    clusters: int = field(default=0)
+    unflagged: float
+    clusters: int
 
 
 def summarize(scores: Sequence[Score]) -> Summary:
@@ -285,33 +290,49 @@ def summarize(scores: Sequence[Score]) -> Summary:
         wrong=_share(wrong),
         flagged_sound=_share(flagged[~wrong]),
         flagged_wrong=_share(flagged[wrong]),
+        unflagged=_share(wrong & ~flagged),
         clusters=int(clusters.max(initial=-1)) + 1,
     )
 
 
 def faults(summary: Summary, allowance: float = 0.0) -> list[str]:
-    """Which of the criteria are not met, by more than `allowance` standard errors where these are known.
+    """Which of the criteria are not met, by more than chance explains.
 
     The criteria: r.m.s. z between 0.8 and 1.25 (the lower bound of answers that are not coarse), 95 % intervals that
-    cover at least 90 %, at most one answer in a thousand wrong, at most 5 % of sound answers flagged, and every wrong
-    one flagged.
+    cover at least 90 %, at most one answer in a thousand wrong, at most one in a thousand wrong and not flagged, and at
+    most 5 % of sound answers flagged.
+
+    Parameters
+    ----------
+    summary : Summary
+    allowance : float
+        By so many standard errors they may be missed; shares of rare cases by what has the same tail probability.
     """
-    found = []
-    slack = allowance * summary.rms_z_stderr
+    n, found = summary.clusters, []
+    if not n:
+        return found
+    # A few seeds may agree by chance: no error is less than that of as many standard normals.
+    slack = allowance * max(summary.rms_z_stderr, 1.0 / math.sqrt(2.0 * n))
     if not summary.rms_z - slack <= RMS_Z[1]:
         found.append("errors too small")
     if summary.rms_z_fine + slack < RMS_Z[0]:
         found.append("errors too large")
-    if not summary.cover_95 + allowance * summary.cover_95_stderr >= COVER_95:
+    if summary.cover_95 + allowance * summary.cover_95_stderr < COVER_95:
         found.append("coverage")
-    # With few answers a single wrong one is more than one in a thousand; it needs looking at all the same.
-    if summary.wrong > WRONG:
-        found.append("wrong answers")
-    if summary.flagged_sound - allowance * _binomial_error(summary.flagged_sound, summary.clusters) > FLAGGED:
-        found.append("flagged though sound")
-    if summary.flagged_wrong < 1.0:
-        found.append("wrong but not flagged")
+    for share, limit, name in (
+        (summary.wrong, WRONG, "wrong answers"),
+        (summary.unflagged, WRONG, "wrong but not flagged"),
+        (summary.flagged_sound, FLAGGED, "flagged though sound"),
+    ):
+        if share > limit and (allowance == 0.0 or _tail(share, n, limit) < special.ndtr(-allowance)):
+            found.append(name)
     return found
+
+
+def _tail(share: float, n: int, limit: float) -> float:
+    """Chance of so large a share of n, or a larger one, where the limit is the true share."""
+    count = round(share * n)
+    return float(special.bdtrc(count - 1, n, limit)) if count else 1.0
 
 
 def _share(which: NDArray[np.bool_]) -> float:

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ _TRUTH_REVISION = 1
 _PACKAGE = Path(mcnqm.__file__).parent
 
 
+@cache
 def estimator_key() -> str:
     """Key of all code that an estimate depends on: the package but for its command line and its figures."""
     return _key(path for path in _PACKAGE.rglob("*.py") if not _is_face(path.relative_to(_PACKAGE)))
 
 
+@cache
 def truth_key() -> str:
     """Key of the code that truths depend on: closed forms and kernels."""
     rooms = ("analytic", "kernels")
