@@ -92,7 +92,7 @@ class Store:
     def __init__(self, folder: Path, key: str | None = None) -> None:
         self._folder = folder
         self.key = estimator_key() if key is None else key
-        self._truths = folder / f"truth-{truth_key()}"
+        self._truths = folder / f"truth-{truth_key()}-{_TRUTH_REVISION}"
 
     def others(self) -> list[str]:
         """Keys of other sources that have answers here."""

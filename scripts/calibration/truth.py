@@ -33,6 +33,9 @@ _WORK = 1e10
 _SEARCH_WORK = 2e10
 """The same of a dense grid of rates, whose settings share their noise and are cheaper by a factor of two or three."""
 
+_RESOLVED = 0.3
+"""Below this error, in steps, whole steps show."""
+
 _NUMBERS = 2e7
 """Losses held at a time."""
 
@@ -86,15 +89,17 @@ def best_rate(
 
     Exact: the first passages over a grid of 1 % between rates, then of 0.05 % wherever nearly as few are needed. All
     rates that need the fewest whole steps are right. By trajectories: a grid of 2 %. Right are the rates whose steps
-    cannot be told from the fewest, and the maximum of a quartic through the speeds near it. The steps are those of the
-    better of these two places on fresh trajectories, since the least of a grid is that of its luckiest place.
+    need the fewest whole steps, by a quartic through the speeds near the best where the steps of single rates are not
+    known to a fraction of a step. The steps at the best are those of fresh trajectories, since the least of a grid is
+    that of its luckiest place.
     """
     if is_linear(optimizer):
         return _exact_best_rate(problem, optimizer, batch_size, target, bounds)
-    coarse = np.geomspace(bounds[0] / 4, bounds[1] * 4, 48)
+    coarse = np.geomspace(bounds[0] / 4, bounds[1] * 4, 32)
     horizon = _horizon(problem, optimizer._replace(lr=coarse), batch_size, target)
-    record = _record(int(1.15 * horizon) + 4)
-    parts = _mean_losses(problem, optimizer._replace(lr=coarse), batch_size, record, 512, stream=2)
+    # No rate arrives long before the fastest of the first few trajectories did.
+    record = _record(int(1.15 * horizon) + 4, start=horizon // 2, looks=512)
+    parts = _mean_losses(problem, optimizer._replace(lr=coarse), batch_size, record, 256, stream=2)
     centre = coarse[int(_crossing(record, parts.mean(axis=0), target).argmin())]
     rates = centre * np.exp(np.arange(-0.5, 0.505, 0.02))
     count = _trajectories(record[-1] * problem.dim * rates.size, _SEARCH_WORK, least=512)
@@ -103,20 +108,21 @@ def best_rate(
     def crossings(mean: Array) -> Array:
         return _crossing(record, mean, target)
 
-    everywhere, _ = _jackknife(parts, crossings)
-    place, place_error = _jackknife(parts, lambda mean: _vertex(np.log(rates), crossings(mean)))
+    everywhere, error = _jackknife(parts, crossings)
     k = int(np.nanargmin(everywhere))
-    _, apart = _jackknife(parts, lambda mean: np.nan_to_num(crossings(mean) - crossings(mean)[k], posinf=1e9))
-    apart = np.where(np.isfinite(apart), apart, np.inf)
-    alike = np.isfinite(everywhere) & (
-        (np.ceil(everywhere) <= math.ceil(everywhere[k])) | (everywhere - everywhere[k] <= 2 * apart)
-    )
-    rate = float(np.exp(place))
-    runs = (*_runs(rates, alike, half=0.01), (rate, rate))
+    short = bool(error[k] < _RESOLVED)
+    _, place_error = _jackknife(parts, lambda mean: _vertex(np.log(rates), crossings(mean))[0])
+    place, places, steps = _vertex(np.log(rates), crossings(parts.mean(axis=0)))
+    rate, places, half = float(np.exp(place)), np.exp(places), 0.0
+    if short:  # else the fastest of the rates is the luckiest, and only the curve through all of them can be trusted
+        places, steps, half = rates, everywhere, 0.01
+    alike = np.isfinite(steps) & (np.ceil(steps) <= math.ceil(steps[np.isfinite(steps)].min()))
+    runs = (*_runs(places, alike, half), (rate, rate))
+    horizon = int(record[-1])
+    count = _trajectories(horizon * problem.dim, _WORK / 2)
     confirmed = [
-        plain_steps(problem, optimizer._replace(lr=r), batch_size, target, int(record[-1]), count, stream=9)
-        for r in (rate, float(rates[k]))
-        for count in [_trajectories(record[-1] * problem.dim, _WORK)]
+        plain_steps(problem, optimizer._replace(lr=r), batch_size, target, horizon, count, stream=9)
+        for r in ((rate, float(rates[k])) if short else (rate,))
     ]
     return min(confirmed, key=lambda found: found.value), Truth(rate, rate * float(place_error), runs)
 
@@ -204,9 +210,9 @@ def _trajectories(each: float, work: float, least: int = 12288, most: int = 2**1
     return int(min(max(work / each, least), most))
 
 
-def _record(horizon: int) -> NDArray[np.int64]:
-    """Steps to look at: every one up to 4096 looks."""
-    return np.arange(0, horizon + 1, max(1, horizon // 4096), dtype=np.int64)
+def _record(horizon: int, start: int = 0, looks: int = 4096) -> NDArray[np.int64]:
+    """Steps to look at: every one, or not many more than `looks`."""
+    return np.arange(start, horizon + 1, max(1, (horizon - start) // looks), dtype=np.int64)
 
 
 def _horizon(problem: mcnqm.NoisyQuadratic, optimizer: Any, batch_size: int, target: float) -> int:
@@ -255,7 +261,7 @@ def _crossing(record: NDArray[np.int64], mean: Array, target: float) -> Array:
     high, low = (np.take_along_axis(mean, k[..., np.newaxis], -1)[..., 0] for k in (before, first))
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.log(high / target) / np.log(high / low)
-        crossing = np.where(first == 0, 0.0, record[before] + share * (record[first] - record[before]))
+        crossing = np.where(first == 0, float(record[0]), record[before] + share * (record[first] - record[before]))
     return np.where(reached, crossing, np.inf)
 
 
@@ -271,13 +277,17 @@ def _jackknife(parts: Array, statistic: Callable[[Array], Any]) -> tuple[Array, 
     return np.where(np.isfinite(corrected), corrected, whole), error
 
 
-def _vertex(places: Array, steps: Array) -> float:
-    """Place of the minimum of a quartic through the speeds 1 / steps of all places nearly as fast as the fastest."""
+def _vertex(places: Array, steps: Array) -> tuple[float, Array, Array]:
+    """A quartic through the speeds 1 / steps of all places nearly as fast as the fastest: where it is largest.
+
+    And its steps over a dense grid of places.
+    """
     k = int(np.argmin(steps))
     near = np.isfinite(steps) & (steps <= 1.1 * steps[k] + 1.0) & (np.abs(places - places[k]) < 0.4)
     x = places[near] - places[k]
     if x.size < 8:
-        return float(places[k])
+        return float(places[k]), places, steps
     fit = np.polynomial.Polynomial.fit(x, 1.0 / np.maximum(steps[near], 0.5), 4)
-    dense = np.linspace(x.min(), x.max(), 2001)
-    return float(places[k] + dense[int(fit(dense).argmax())])
+    dense = np.linspace(x.min(), x.max(), 4001)
+    speed = fit(dense)
+    return float(places[k] + dense[int(speed.argmax())]), places[k] + dense, 1.0 / speed
