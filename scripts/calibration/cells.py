@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -286,12 +287,15 @@ class ScalingCell:
             return int(np.bitwise_or.reduce(np.array(flags)[which])) if np.any(which) else 0
 
         if math.isfinite(float(study["slope"])):
-            # Weights of the study, values of the truth: what differs then is the sample, not the model. The error is
-            # that of a slope through rates with the truth's errors alone.
-            slope = log_slope(batch, right[1], study["lr_stderr"].values * right[1] / study["lr"].values, inside).slope
-            own = log_slope(batch, right[1], np.maximum(error[1], 1e-9 * right[1]), inside)
-            wide = (own.slope_high - own.slope_low) / 3.92 if error[1].any() else 0.0
-            known = Truth(slope, wide)
+            # Weights of the study, values of the truth: what differs then is the sample, not the model.
+            weights = study["lr_stderr"].values / study["lr"].values
+
+            def slope_of(rates: Any) -> float:
+                return log_slope(batch, rates, weights * rates, inside).slope
+
+            slope = slope_of(right[1])
+            moved = [slope_of(right[1] + step) - slope for step in np.diag(error[1]) if step.any()]
+            known = Truth(slope, math.hypot(*moved))
             found.append(read_fit(study, "slope", kind="slope", logarithmic=False, flags=flagged(inside), truth=known))
         if math.isfinite(float(study["B_crit"])):
             relative = study["steps_stderr"].values / study["steps"].values
@@ -301,24 +305,17 @@ class ScalingCell:
                 found.append(
                     read_fit(study, name, kind="trade-off", logarithmic=True, flags=flagged(slice(None)), truth=known)
                 )
-        return found
+        # Of what the fit to the right answers leaves open there is no truth.
+        return [e for e in found if e.truth is None or not math.isnan(e.truth.value)]
 
 
 def _finite(value: float) -> float:
     return value if math.isfinite(value) else 0.0
 
 
-@dataclass(frozen=True)
-class _Problems:
-    """Problems by dimension, made once in each process."""
-
-    made: dict[int, mcnqm.NoisyQuadratic] = field(default_factory=dict)
-
-    def __call__(self, dim: int) -> mcnqm.NoisyQuadratic:
-        return self.made.setdefault(dim, mcnqm.NoisyQuadratic.power_law(dim))
-
-
-_problem = _Problems()
+@cache
+def _problem(dim: int) -> mcnqm.NoisyQuadratic:
+    return mcnqm.NoisyQuadratic.power_law(dim)
 
 
 def _sgd(lr: float, momentum: float = 0.0, nesterov: bool = False) -> mcnqm.SGD:
