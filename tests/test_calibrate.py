@@ -75,6 +75,8 @@ def test_any_of_several_right_answers_will_do():
     one = replace(sample(np.random.default_rng(0)), value=1.05, stderr=0.01, low=1.03, high=1.07)
     assert score(one, flat).z == 0.0
     assert score(one, flat).covered_95
+    assert score(one, flat).coarse, "0.2 wide, with an error of 0.01"
+    assert not score(replace(one, stderr=0.3), flat).coarse
     between = replace(one, value=1.5, low=1.2, high=1.8)
     assert not score(between, flat).covered_95
     assert score(between, flat).relative == pytest.approx(0.4 / 1.1)

@@ -168,10 +168,10 @@ most. **Off** is what is off by 10 % or more; what is off by more than four stat
 **Flagged** are answers that carry a flag, as a share of those that are not wrong, and of those that are. ± is one
 standard error, between seeds.
 
-**Not met** names criteria: r.m.s. z between 0.8 and 1.25 ("errors too small", "errors too large"; the second is not
-asked where most errors are below half a step), 95 % intervals that cover at least 90 % ("coverage"), at most one answer
-in a thousand wrong, at most one in a thousand wrong and not flagged, at most 5 % of sound answers flagged. A single
-cell fails by more than two standard errors only.
+**Not met** names criteria: r.m.s. z between 0.8 and 1.25 ("errors too small", "errors too large"; the second only of
+answers whose error is at least half a step, and larger than the range of rates that are as good), 95 % intervals that
+cover at least 90 % ("coverage"), at most one answer in a thousand wrong, at most one in a thousand wrong and not
+flagged, at most 5 % of sound answers flagged. A single cell fails by more than two standard errors only.
 """
 
 

@@ -55,8 +55,12 @@ class Truth:
 
     def nearest(self, estimate: float) -> float:
         """The right answer that is nearest to an estimate."""
-        ends = [min(max(estimate, low), high) for low, high in self.runs or ((self.value, self.value),)]
-        return min(ends, key=lambda end: abs(end - estimate))
+        return min(max(estimate, self.about(estimate)[0]), self.about(estimate)[1])
+
+    def about(self, estimate: float) -> tuple[float, float]:
+        """The run of right answers that is nearest to an estimate."""
+        runs = self.runs or ((self.value, self.value),)
+        return min(runs, key=lambda run: max(run[0] - estimate, estimate - run[1], 0.0))
 
     def meets(self, low: float, high: float) -> bool:
         """Whether an interval holds a right answer."""
@@ -118,7 +122,8 @@ class Score:
     covered_68, covered_95 : bool
     flagged : bool
     coarse : bool
-        Whether the stated error is below half a step: whole answers then cannot scatter as it says.
+        Whether the answer cannot scatter as its stated error says: whole steps with an error below half a step, or an
+        error smaller than the run of right answers about it.
     cluster : hashable
         Scores of one cluster are dependent: those of one cell and seed.
     """
@@ -191,7 +196,8 @@ def score(estimate: Estimate, truth: Truth, cluster: object = None) -> Score:
     # The truth's error widens the interval as it widens the error: by the same factor.
     wider = total / own if own > 0 else 1.0
     cover = [truth.meets(*_scaled(estimate, share * wider)) for share in (_ratio_68(estimate.freedom), 1.0)]
-    coarse = estimate.whole and not estimate.stderr >= 0.5
+    bottom, top = truth.about(value)
+    coarse = (estimate.whole and not estimate.stderr >= 0.5) or (not estimate.whole and top - bottom > estimate.stderr)
     return Score(relative, z, *cover, flagged, coarse, cluster)
 
 
