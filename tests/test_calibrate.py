@@ -98,7 +98,8 @@ def test_answers_that_are_not_finite(value, right, relative):
     one = replace(sample(np.random.default_rng(0)), value=value, stderr=math.nan, low=math.nan, high=math.nan)
     found = score(one, Truth(right))
     assert found.relative == relative
-    assert found.wrong == (relative != 0.0)
+    assert found.off == (relative != 0.0)
+    assert found.wrong == (found.off and not math.isnan(value)), "no answer is not a wrong one"
     assert found.covered_95 == (relative == 0.0)
 
 

@@ -15,7 +15,7 @@ import mcnqm
 from calibration import truth
 from calibration.reading import default_of, flags_of, read, read_fit
 from calibration.scores import Estimate, Truth
-from mcnqm.fits import log_slope, tradeoff
+from mcnqm.fits import log_slope, small_batch_regime, tradeoff
 from mcnqm.studies import scaling
 from mcnqm.studies.contenders import CONTENDERS
 
@@ -289,14 +289,16 @@ class ScalingCell:
         if math.isfinite(float(study["slope"])):
             # Weights of the study, values of the truth: what differs then is the sample, not the model.
             weights = study["lr_stderr"].values / study["lr"].values
+        else:
+            weights, inside = np.full(batch.size, 0.01), small_batch_regime(batch, right[0], 0.01 * right[0])
 
-            def slope_of(rates: Any) -> float:
-                return log_slope(batch, rates, weights * rates, inside).slope
+        def slope_of(rates: Any) -> float:
+            return log_slope(batch, rates, weights * rates, inside).slope
 
-            slope = slope_of(right[1])
-            moved = [slope_of(right[1] + step) - slope for step in np.diag(error[1]) if step.any()]
-            known = Truth(slope, math.hypot(*moved))
-            found.append(read_fit(study, "slope", kind="slope", logarithmic=False, flags=flagged(inside), truth=known))
+        slope = slope_of(right[1])
+        moved = [slope_of(right[1] + step) - slope for step in np.diag(error[1]) if step.any()]
+        known = Truth(slope, math.hypot(*moved))
+        found.append(read_fit(study, "slope", kind="slope", logarithmic=False, flags=flagged(inside), truth=known))
         if math.isfinite(float(study["B_crit"])):
             relative = study["steps_stderr"].values / study["steps"].values
             bend = tradeoff(batch, right[0], np.where(np.isfinite(relative), relative * right[0], np.nan))

@@ -118,7 +118,7 @@ class Score:
     relative : float
         Relative error; inf if there is no answer, or an infinite one where the truth is finite.
     z : float
-        Standard normal of the same tail probability as Student's t of the deviation.
+        Standard normal of the same tail probability as Student's t of the deviation; NaN if there is no answer.
     covered_68, covered_95 : bool
     flagged : bool
     coarse : bool
@@ -143,8 +143,8 @@ class Score:
 
     @property
     def wrong(self) -> bool:
-        """Off, and by more than the stated error explains."""
-        return self.off and not abs(self.z) <= FAR
+        """Off, and by more than the stated error explains; no answer is not a wrong one."""
+        return self.off and abs(self.z) > FAR
 
 
 def z_of_t(t: float, freedom: float) -> float:
@@ -170,7 +170,7 @@ def score(estimate: Estimate, truth: Truth, cluster: object = None) -> Score:
     """
     value, near, flagged = estimate.value, truth.nearest(estimate.value), estimate.flags != 0
     if math.isnan(value):
-        return Score(math.inf, math.inf, False, False, flagged, cluster=cluster)
+        return Score(math.inf, math.nan, False, False, flagged, cluster=cluster)
     if math.isinf(value) or math.isinf(near):
         if value == near:
             return Score(0.0, 0.0, True, True, flagged, cluster=cluster)
@@ -268,14 +268,15 @@ def summarize(scores: Sequence[Score]) -> Summary:
     """Summarize scores; standard errors are between clusters, since scores within one are dependent."""
     relative = np.array([s.relative for s in scores])
     answered = np.isfinite(relative)
-    z = np.clip(np.nan_to_num([s.z for s in scores], nan=LARGEST), -LARGEST, LARGEST)
+    z = np.clip([s.z for s in scores], -LARGEST, LARGEST)
+    told = ~np.isnan(z)
     clusters = np.unique([repr(s.cluster) for s in scores], return_inverse=True)[1] if scores else np.empty(0, int)
     wrong = np.array([s.wrong for s in scores], dtype=bool)
     flagged = np.array([s.flagged for s in scores], dtype=bool)
-    fine = ~np.array([s.coarse for s in scores], dtype=bool)
+    fine = told & ~np.array([s.coarse for s in scores], dtype=bool)
     inside_68 = np.array([s.covered_68 for s in scores], dtype=float)
     inside_95 = np.array([s.covered_95 for s in scores], dtype=float)
-    square, square_error = _mean(z**2, clusters)
+    square, square_error = _mean(z[told] ** 2, clusters[told])
     bias, bias_error = _mean(relative[answered], clusters[answered])
     rms = math.sqrt(square)
     return Summary(
@@ -287,7 +288,7 @@ def summarize(scores: Sequence[Score]) -> Summary:
         rms_z=rms,
         rms_z_stderr=square_error / (2 * rms) if rms > 0 else 0.0,
         rms_z_fine=math.sqrt(float((z[fine] ** 2).mean())) if 3 * fine.sum() >= max(fine.size, 1) else math.nan,
-        largest_z=float(np.abs([s.z for s in scores]).max()) if scores else math.nan,
+        largest_z=max((abs(s.z) for s in scores if not math.isnan(s.z)), default=math.nan),
         cover_68=_mean(inside_68, clusters)[0],
         cover_68_stderr=_share_error(inside_68, clusters),
         cover_95=_mean(inside_95, clusters)[0],

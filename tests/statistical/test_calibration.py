@@ -1,6 +1,6 @@
 """A slice of the calibration harness: what is estimated from samples knows its own errors.
 
-``scripts/calibrate.py`` measures all cells with 200 seeds; here are those whose right answers are cheap, with 50, in
+``scripts/calibrate.py`` measures all cells with 200 seeds; here are those whose right answers are cheap, with 100, in
 some three minutes on two cores. Seeds are others than the harness takes by default.
 """
 
@@ -26,7 +26,7 @@ ALLOWED = 5.0
 """Standard errors by which a group may miss a criterion. A group that just meets one fails its test with a probability
 of 3e-7, by the normal approximation; one test makes five such comparisons for each of some twelve groups: 2e-5."""
 
-SEEDS, FIRST = 50, 100_000
+SEEDS, FIRST = 100, 100_000
 
 SLICE = (
     "simulate, linear*d=100 ",
