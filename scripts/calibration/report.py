@@ -80,6 +80,7 @@ def lines_of(cells: Iterable[Cell], store: Store) -> tuple[list[Line], list[Line
 
 
 def judged(kind: str, summary: Summary, allowance: float = 0.0) -> list[str]:
+    """Criteria that estimates of a kind do not meet; see `calibration.scores.faults`."""
     if kind == "search":  # how good a search is differs from how well its answer knows itself
         return []
     # Intervals of fits allow for what the model does not fit, which the same fit to the right answers shares.
