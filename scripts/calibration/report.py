@@ -15,7 +15,7 @@ from calibration.cells import Cell
 from calibration.scores import Score, Summary, faults, score, summarize
 from calibration.store import Answer, Store
 
-__all__ = ["Line", "lines_of", "markdown", "show"]
+__all__ = ["Line", "judged", "lines_of", "markdown", "scores_of", "show"]
 
 _SURE = 2.0
 """A single cell counts as failing only by so many standard errors: it has few seeds."""
@@ -73,15 +73,15 @@ def lines_of(cells: Iterable[Cell], store: Store) -> tuple[list[Line], list[Line
         warned = sum(a.warned for a in answers) / len(answers)
         for (kind, line), scores in by_line.items():
             summary = summarize(scores)
-            found = _judged(kind, summary, _SURE)
+            found = judged(kind, summary, _SURE)
             single.append(Line(cell.group, cell.label, line, summary, found, seconds, warned))
-    pooled = [Line(g, g, k, s, _judged(k, s)) for (g, k), s in ((key, summarize(v)) for key, v in groups.items())]
+    pooled = [Line(g, g, k, s, judged(k, s)) for (g, k), s in ((key, summarize(v)) for key, v in groups.items())]
     return pooled, single
 
 
-def _judged(kind: str, summary: Summary, allowance: float = 0.0) -> list[str]:
-    # How good a search is differs from how well its answer knows itself.
-    if kind == "search":
+def judged(kind: str, summary: Summary, allowance: float = 0.0) -> list[str]:
+    """Criteria that estimates of a kind do not meet; see `calibration.scores.faults`."""
+    if kind == "search":  # how good a search is differs from how well its answer knows itself
         return []
     # Intervals of fits allow for what the model does not fit, which the same fit to the right answers shares.
     fitted = kind in {"slope", "trade-off"}
