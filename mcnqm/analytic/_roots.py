@@ -67,7 +67,8 @@ def _single(a: DoubleDouble) -> Modes:
     one = double(np.ones_like(a[0]))
     near_one, near_minus_one = subtract(one, a)[0], add(one, a)[0]
     kind = np.full(a[0].shape, SINGLE, dtype=np.int64)
-    return Modes(kind, np.zeros_like(a[0]), np.minimum(_decay(near_one), _decay(near_minus_one)))
+    decay = np.minimum(_decay(near_one), _decay(near_minus_one))
+    return Modes(kind, np.zeros_like(a[0]), _of_small(np.abs(a[0]), decay))
 
 
 def _pair(a: DoubleDouble, b: DoubleDouble, c: DoubleDouble, d: DoubleDouble) -> Modes:
@@ -84,12 +85,13 @@ def _pair(a: DoubleDouble, b: DoubleDouble, c: DoubleDouble, d: DoubleDouble) ->
     below, above = subtract(two, trace)[0], add(two, trace)[0]
     upper_gap = 2.0 * plus / (below + root)  # 1 - r₁
     lower_gap = 2.0 * minus / (above + root)  # 1 + r₂
-    # Beyond the edge a denominator may vanish or change sign; there the plain roots lose nothing.
-    upper_gap = np.where(below > 0, upper_gap, 1.0 - 0.5 * (trace[0] + root))
-    lower_gap = np.where(above > 0, lower_gap, 1.0 + 0.5 * (trace[0] - root))
+    # Beyond the edge a denominator may vanish or change sign; there the differences themselves lose nothing.
+    upper_gap = np.where(below > 0, upper_gap, 0.5 * (below - root))
+    lower_gap = np.where(above > 0, lower_gap, 0.5 * (above - root))
     real = np.minimum(_decay(upper_gap), _decay(lower_gap))
+    real = _of_small(0.5 * (np.abs(trace[0]) + root), real)
     rotating = discriminant < 0
-    complex_ = 0.5 * _decay(subtract(one, determinant)[0])
+    complex_ = 0.5 * _of_small(determinant[0], _decay(subtract(one, determinant)[0]))
     decay = np.where(rotating, complex_, real)
     stable = decay > 0
     same_sign = stable & ~rotating & (determinant[0] >= 0)
@@ -106,3 +108,9 @@ def _decay(gap: Array) -> Array:
     """-log|r| from 1-|r|; a gap beyond 1 belongs to a root of the other sign, which its own gap describes."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(gap >= 1.0, np.inf, -np.log1p(-np.minimum(gap, 1.0)))
+
+
+def _of_small(radius: Array, decay: Array) -> Array:
+    """-log of a radius itself where it is small: there its distance from 1 has lost its digits. Else what is given."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(radius < 0.5, -np.log(np.maximum(radius, 0.0)), decay)
