@@ -19,7 +19,7 @@ from mcnqm.engine import Job, Pool, has_twin, run_loss, twin_cells
 from mcnqm.files import write_dataset
 from mcnqm.progress import NoMeter
 from mcnqm.settings import settings_of
-from mcnqm.statistics import controlled, mean_and_stderr, normal_strata
+from mcnqm.statistics import controlled, normal_strata
 
 PROBLEM = NoisyQuadratic.power_law(dim=20)
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(300)
@@ -108,8 +108,8 @@ def products_of(x_parts, y_parts, expected):
 def all_outcomes(n):
     """Every outcome of n independent pairs of two parts, its probability, and the means.
 
-    The sample is a curved function of the control plus something else: where a coefficient that knows its own pair is most
-    biased. Three places for each part; every pair has a scale of its own, so that no two are ever equal.
+    The sample is a curved function of the control plus something else: where a coefficient that knows its own pair is
+    most biased. Three places for each part; every pair has a scale of its own, so that no two are ever equal.
     """
     law = np.array([(-1.0, 0.5), (0.5, 0.3), (1.75, 0.2)])  # of mean 0
     draws = np.array(list(itertools.product(range(3), repeat=2 * n))).reshape(-1, n, 2)
