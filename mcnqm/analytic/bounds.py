@@ -1,4 +1,4 @@
-"""Theorem 1 and the limits that no optimizer can beat."""
+"""Theorem 1, the information bound of unbiased estimates, and the Bayes bound, which no method beats."""
 
 from __future__ import annotations
 
