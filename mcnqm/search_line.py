@@ -239,7 +239,7 @@ def _fitted(route: Route, optimizer: object, name: str, places: Array, found: Fo
     steps, mean = found.steps, usable(found.steps)
     best = int(mean.argmin())
     if route.sampled and mean[best] <= _SHORTEST:
-        return _read_off(optimizer, name, places, found, edge), 0.0
+        return _read_off(optimizer, name, places, found, edge)
     short = bool(mean[best] <= SHORT)
     near = np.isfinite(steps).all(axis=1) & (mean <= _NEAR * mean[best])
     # Over jagged steps (few of them, or momentum oscillating) a smooth curve says nothing.
@@ -271,6 +271,10 @@ def _fitted(route: Route, optimizer: object, name: str, places: Array, found: Fo
     if not fitted and beside and mean[best] > 0:
         own_rate = max(own_rate, 0.5 * float(np.diff(places).max()))
         own_steps = max(own_steps, 0.5 * min(abs(float(mean[k] / mean[best] - 1.0)) for k in beside))
+    # And what was given up for safety.
+    own_steps = (
+        float(np.hypot(own_steps, 0.0 if fitted else mean[best] / mean.min() - 1.0)) if needed > 0 else own_steps
+    )
     spread, relative = float(np.hypot(spread, own_rate)), float(np.hypot(relative, own_steps))
     freedom = steps.shape[1] - 2
     t = student(freedom)
@@ -331,11 +335,11 @@ def _as_good(places: Array, found: Array, least: Array, t: float, tolerance: flo
     return edge(int(good[0]), int(good[0]) - 1), edge(int(good[-1]), int(good[-1]) + 1)
 
 
-def _read_off(optimizer: object, name: str, places: Array, found: Found, edge: bool) -> Tuned:
+def _read_off(optimizer: object, name: str, places: Array, found: Found, edge: bool) -> tuple[Tuned, float]:
     """The best of a dense grid, in runs so short that steps jump from one whole number to the next.
 
     All places that cannot be told from the best, within a step or the error of their difference, are as good. What is
-    best for sure, by the end of its interval, comes first.
+    best for sure, by the end of its interval, comes first; returned is also by how much it is behind the fewest steps.
     """
     mean = usable(found.steps)
     best = _safest(mean, found.interval)
@@ -353,7 +357,8 @@ def _read_off(optimizer: object, name: str, places: Array, found: Found, edge: b
     value, freedom = float(from_line(optimizer, name, centre)), found.steps.shape[1] - 2
     t = student(freedom)
     low, high = (float(x) for x in from_line(optimizer, name, outer))
-    return Tuned(
+    tuned = Tuned(
         {name: value}, {name: float(0.5 * np.diff(ends)[0])}, steps, error, edge, {name: (low, high)},
         (max(np.floor(steps - t * error), 0.0), float(np.ceil(steps + t * error))), freedom,
     )  # fmt: skip
+    return tuned, float(mean[best] / mean.min() - 1.0) if steps > 0 else 0.0

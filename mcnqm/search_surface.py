@@ -196,14 +196,14 @@ def _star(
     if not np.isfinite(mean[best]):
         return unreachable(names)
     near = np.isfinite(found).all(axis=1)
-    tops, values, vertex = [], [], True
-    for k in range(found.shape[1]):
-        top, value = _vertex(places[:, near], np.log(np.maximum(found[near, k], 1e-9)), places[:, best], _REACH)
-        tops.append(top)
-        vertex &= value is not None
-        values.append(float(np.log(max(found[best, k], 1e-9))) if value is None else value)
-    top, spread = jackknife(np.array(tops), axis=0)
-    top = np.maximum(top, begins)
+    logs = np.log(np.maximum(found, 1e-9))
+    fits = [_vertex(places[:, near], logs[near, k], places[:, best], _REACH) for k in range(found.shape[1])]
+    vertices = [fit for fit in fits if fit is not None]
+    vertex = len(vertices) == len(fits)
+    # A surface that has its top nearby only with a part of the sample says nothing.
+    tops = np.array([place for place, _ in vertices]) if vertex else np.tile(places[:, best], (len(fits), 1))
+    values = [height for _, height in vertices] if vertex else logs[best].tolist()
+    top, spread = np.maximum(tops[0], begins), np.minimum(jackknife(tops, axis=0)[1], _REACH)
     freedom = found.shape[1] - 2 if route.sampled else 0
     if route.sampled:
         # Where the surface has no vertex nearby, the star's reach is how well its center is known.
@@ -221,13 +221,13 @@ def _star(
     return Tuned(result, errors, steps, error, edge, intervals, (steps - t * error, steps + t * error), freedom)
 
 
-def _vertex(places: Array, values: Array, best: Array, reach: float) -> tuple[Array, float | None]:
-    """The top of a quadratic surface and its value, or the best place and None where it has none nearby."""
+def _vertex(places: Array, values: Array, best: Array, reach: float) -> tuple[Array, float] | None:
+    """The top of a quadratic surface and its value; None where it has none nearby."""
     n = places.shape[0]
     x = places - best[:, np.newaxis]
     pairs = [(i, j) for i in range(n) for j in range(i, n)]
     if values.size < 1 + n + len(pairs):
-        return best, None
+        return None
     design = np.stack([np.ones(values.size), *x, *(x[i] * x[j] for i, j in pairs)], axis=1)
     coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
     hessian = np.zeros((n, n))
@@ -235,8 +235,8 @@ def _vertex(places: Array, values: Array, best: Array, reach: float) -> tuple[Ar
         hessian[i, j] += c
         hessian[j, i] += c
     if np.linalg.eigvalsh(hessian).min() <= 0:
-        return best, None
+        return None
     move = np.linalg.solve(hessian, -coefficients[1 : n + 1])
     if np.abs(move).max() > reach:
-        return best, None
+        return None
     return best + move, float(coefficients[0] + 0.5 * coefficients[1 : n + 1] @ move)

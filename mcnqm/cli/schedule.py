@@ -48,8 +48,9 @@ def schedule_command(
 ) -> None:
     """Find the learning-rate schedule that reaches a target risk in the fewest steps.
 
-    Beside it: the best constant rate, that with averaged iterates, decaying families, and the bounds that no optimizer
-    beats. SGD and momentum exactly; Adam and RMSProp by theory, refined and confirmed by simulation.
+    Beside it: the best constant rate, that with averaged iterates, decaying families, the information bound of unbiased
+    estimates and the Bayes bound, which no method beats. SGD and momentum exactly; Adam and RMSProp by theory, refined
+    and confirmed by simulation.
     """
     config = ScheduleConfig(
         problem=NoisyQuadratic.power_law(integer("dim", dim, 1), exponent),
