@@ -30,7 +30,7 @@ from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import Meter
 from mcnqm.schedules import Scaled, Segments
 from mcnqm.settings import Settings, Timetable
-from mcnqm.statistics import normal_strata
+from mcnqm.statistics import controlled, normal_strata
 
 __all__ = [
     "Closed",
@@ -336,38 +336,37 @@ class Losses(NamedTuple):
         Loss of the mean-field twin on the same noise.
     expected : ndarray, shape (settings, records), or None
         Its expectation, exact.
-    products : (ndarray, ndarray), each of shape (settings, trajectories, records), or None
+    cross, square : ndarray, shape (settings, trajectories, records), or None
         Over blocks of coordinates, which are independent, the sums of (x - e)(y - e) and of (y - e)², with x the
-        block's part of the loss, y of the twin's and e the latter's expectation: what a regression of one on the other
+        block's part of the loss, y of the twin's and e the latter's expectation: what `mcnqm.statistics.controlled`
         wants to know, from many pairs in each trajectory.
     """
 
     loss: NDArray[np.float64]
     twin: NDArray[np.float64] | None = None
     expected: NDArray[np.float64] | None = None
-    products: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    cross: NDArray[np.float64] | None = None
+    square: NDArray[np.float64] | None = None
 
-    def pick(self, settings: slice, records: NDArray[np.int64]) -> Losses:
+    @property
+    def sample(self) -> NDArray[np.float64]:
+        """Losses less what their twins explain, if there are twins."""
+        if self.twin is None or self.expected is None or self.cross is None or self.square is None:
+            return self.loss
+        return controlled(self.loss, self.twin, self.expected, (self.cross, self.square), axis=1)
+
+    def pick(self, settings: Any, records: Any) -> Losses:
         """Those of some settings, at some of the records."""
-        if records.size == self.loss.shape[-1]:
-            records = slice(None)  # type: ignore[assignment] # a view will do
-        return self._map(lambda part: part[settings][..., records])
+        if np.size(records) == self.loss.shape[-1] and not isinstance(records, slice):
+            records = slice(None)  # a view will do
+        return self._make(None if part is None else part[settings][..., records] for part in self)
 
     def join(self, others: list[Losses]) -> Losses:
         """These records, then those of the others."""
         if not others:
             return self
-        return self._map(lambda *parts: np.concatenate(parts, axis=-1), *others)
-
-    def _map(self, function: Callable[..., NDArray[np.float64]], *others: Losses) -> Losses:
-        """The function of every array, and of the same one of others."""
-        every = [self, *others]
-        loss = function(*(each.loss for each in every))
-        if self.twin is None or self.expected is None or self.products is None:
-            return Losses(loss)
-        twin, expected = (function(*(getattr(each, name) for each in every)) for name in ("twin", "expected"))
-        xy, yy = (function(*(each.products[k] for each in every if each.products is not None)) for k in range(2))
-        return Losses(loss, twin, expected, (xy, yy))
+        columns = zip(self, *others, strict=True)
+        return self._make(None if parts[0] is None else np.concatenate(parts, axis=-1) for parts in columns)
 
 
 @dataclass(frozen=True)
@@ -589,7 +588,7 @@ class March:
                 expected[where] = twin_risk.T
         self._kept = None if last else _Kept(self.alive.size, job.trajectories.size, tiles, after)
         self.step = stop
-        return Losses(loss[0], loss[1], expected, (loss[2], loss[3])) if job.cells else Losses(loss[0])
+        return Losses(loss[0], loss[1], expected, loss[2], loss[3]) if job.cells else Losses(loss[0])
 
     def drop(self, gone: NDArray[np.bool_]) -> None:
         """Stop the settings where `gone`, one entry per setting alive."""

@@ -21,7 +21,7 @@ from scipy import special
 from mcnqm.engine import Job, Losses, March, Pool, joined
 from mcnqm.progress import Meter
 from mcnqm.smoothing import FAR, RAW_UNTIL, Curve, Swing, Window, first_passage
-from mcnqm.statistics import LEAST_SHARE, controlled, effective_number, jackknife, mean_interval, pseudo_values
+from mcnqm.statistics import LEAST_SHARE, effective_number, jackknife, mean_interval, pseudo_values
 
 __all__ = ["REASONS", "Race", "RaceResult", "at_least", "run_races", "summarise"]
 
@@ -161,9 +161,8 @@ class Race:
         alive, targets, curve = self._alive, self._targets, self._curve
         with np.errstate(invalid="ignore", over="ignore"):
             risk = _estimates(losses.loss, self._replicates)
-            if losses.twin is not None and losses.expected is not None and losses.products is not None:
-                freed = controlled(losses.loss, losses.twin, losses.expected, losses.products, axis=1)
-                risk = np.maximum(_estimates(freed, self._replicates), LEAST_SHARE * risk)
+            if losses.twin is not None:
+                risk = np.maximum(_estimates(losses.sample, self._replicates), LEAST_SHARE * risk)
             risk[~(risk <= self._endless)] = np.inf
         known = losses.expected
         if record[0] == 0:

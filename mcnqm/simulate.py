@@ -24,7 +24,7 @@ from mcnqm.progress import meter_of
 from mcnqm.record import MAX_STEPS, recorded_steps
 from mcnqm.schedules import Schedule
 from mcnqm.settings import settings_of
-from mcnqm.statistics import BOUNDS, controlled, effective_number, mean_and_stderr, mean_interval
+from mcnqm.statistics import BOUNDS, effective_number, mean_and_stderr, mean_interval
 
 __all__ = ["noise", "simulate"]
 
@@ -206,15 +206,13 @@ def simulate(
     with np.errstate(invalid="ignore"):
         diverged = np.logical_or.accumulate(~(loss <= DIVERGED_AT * scale), axis=-1)
     loss[diverged] = np.inf
-    sample, reduction = loss, None
-    if losses.twin is not None and losses.expected is not None and losses.products is not None:
-        sample = controlled(loss, losses.twin, losses.expected, losses.products, axis=1)
+    sample, reduction = losses._replace(loss=loss).sample, None
     risk, stderr = mean_and_stderr(sample, axis=1)
     interval = np.stack(mean_interval(sample, axis=1), axis=-1)
     with np.errstate(invalid="ignore"):
         few = (effective_number(sample, axis=1) < _EFFECTIVE) & (stderr > _ROUGH * risk)
     flags = np.where(few, np.int32(Flag.FEW_EFFECTIVE_TRAJECTORIES), np.int32(0))
-    if sample is not loss:
+    if losses.twin is not None:
         plain = mean_and_stderr(loss, axis=1)[1]
         with np.errstate(divide="ignore", invalid="ignore"):
             # At the start the twin explains everything, and only rounding is left.

@@ -211,7 +211,7 @@ def test_a_fit_is_read_from_the_ends_of_its_interval():
 
 
 def test_defaults_are_those_of_users():
-    assert default_of(mcnqm.steps_to_target, "replicates") == 4
+    assert default_of(mcnqm.steps_to_target, "replicates") == 16
 
 
 # ----------------------------------------------------------------------------------------------------------- truths

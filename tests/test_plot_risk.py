@@ -30,14 +30,14 @@ def curves_of(axes):
 def test_a_short_sweep_is_named():
     (axes,) = figure_of(["adam lr=1e-3,1e-2,0.1 beta2=0.99"]).axes
     assert legend_of(axes) == ["lr = 0.001", "lr = 0.01", "lr = 0.1"]
-    assert axes.get_title() == "adam beta2=0.99, batch size 16, 16 trajectories, band ± 2 standard errors"
+    assert axes.get_title() == "adam beta2=0.99, batch size 16, 64 trajectories, band ± 2 standard errors"
 
 
 def test_a_long_sweep_has_a_colour_bar():
     axes, bar = figure_of(["adam lr=1e-4:1e-2:9 beta2=0.99"]).axes
     assert legend_of(axes) == []
     assert len(curves_of(axes)) == 9, "all of them"
-    assert axes.get_title().startswith("adam beta2=0.99, batch size 16, 16 trajectories")
+    assert axes.get_title().startswith("adam beta2=0.99, batch size 16, 64 trajectories")
     assert bar.get_ylabel() == "lr"
     assert bar.get_yscale() == "log"
     assert [text.get_text() for text in bar.get_yticklabels()][:2] == ["0.0001", "0.000178"]
@@ -58,7 +58,7 @@ def test_a_long_sweep_of_two_kinds():
 def test_words_that_optimizers_share_are_in_the_title():
     (axes,) = figure_of(["sgd lr=0.1 momentum=0.9", "sgd lr=0.01 momentum=0.9"], [1, 4]).axes
     assert legend_of(axes)[1] == "lr=0.1, batch size = 4"
-    assert axes.get_title().startswith("sgd momentum=0.9, 16 trajectories")
+    assert axes.get_title().startswith("sgd momentum=0.9, 64 trajectories")
 
 
 def test_a_plain_result_says_its_optimizer_too():

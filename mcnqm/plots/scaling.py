@@ -59,7 +59,7 @@ def plot_scaling(study: xr.Dataset) -> Figure:
     ...         "steps": both(100 + 6400 / batch), "steps_stderr": both(1 + 0 * batch),
     ...         "effective_lr": both(0.01 * batch), "effective_lr_stderr": both(1e-4 * batch),
     ...         "analytic_steps": both(100 + 6400 / batch), "analytic_effective_lr": both(0.01 * batch),
-    ...         "at_edge": both(batch < 0), "in_regime": both(batch < 5),
+    ...         "at_edge": both(batch < 0), "flags": both(0 * batch.astype(int)), "in_regime": both(batch < 5),
     ...         "information_bound": ("batch_size", 1000 / batch), "bayes_bound": ("batch_size", 900 / batch),
     ...         "slope": each(1.0), "slope_low": each(0.99), "slope_high": each(1.01),
     ...         "S_min": each(100.0), "E_min": each(6400.0),

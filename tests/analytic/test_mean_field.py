@@ -374,7 +374,7 @@ def test_shapes_and_labels_are_those_of_a_simulation():
     runs = mcnqm.simulate(PROBLEM, optimizer, [1, 8], 300, trajectories=2)
     theory = mean_field.risk(PROBLEM, optimizer, [1, 8], 300)
     assert theory.risk.dims == runs.risk.dims == ("lr", "beta2", "batch_size", "step")
-    assert set(theory.coords) == set(runs.coords) - {"trajectory"}
+    assert set(theory.coords) == set(runs.coords) - {"trajectory", "bound"}
     for name in theory.coords:
         assert np.array_equal(theory[name], runs[name]), name
     assert theory.risk.attrs["units"] == "loss"

@@ -6,8 +6,6 @@ that it is about, or with the line that it names put back (see the controls).
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 import mcnqm
-from mcnqm import SGD, Adam, NoisyQuadratic, RMSProp, routes, search_surface, smoothing, statistics
+from mcnqm import SGD, Adam, NoisyQuadratic, RMSProp, engine, routes, search_surface, smoothing, statistics
 from mcnqm.flags import Flag
 from mcnqm.studies.contenders import CONTENDERS
 from mcnqm.studies.scaling import ScalingConfig, run
@@ -72,7 +70,7 @@ def test_four_trajectories_of_adam(monkeypatch):
             corrected[:, r] = x[:, r] - b * (y[:, r] - expected)
         return corrected
 
-    monkeypatch.setattr(sys.modules["mcnqm.simulate"], "controlled", three_pairs)
+    monkeypatch.setattr(engine, "controlled", three_pairs)
     assert worst_of_runs(40)[1] < 0.5
 
 
@@ -174,7 +172,7 @@ def test_a_winner_runs_again_on_fresh_noise(monkeypatch, confirms):
         at = SGD(float(best.lr), float(best.momentum))
         truth = float(mcnqm.steps_to_target(problem, at, 256, 0.05, method="analytic").steps)
         off.append(float(best.steps) / truth - 1)
-    assert (np.abs(np.median(off)) < 0.08) == confirms, off
+    assert (np.abs(off).max() < 0.2) == confirms, off
 
 
 # -------------------------------------------------------------------------------------------- 4: intervals of the risk
@@ -206,7 +204,6 @@ def test_intervals_cover_in_transients(optimizer, batch_size, step):
 
 def test_skewed_means_are_covered():
     """Means of 16 lognormals of σ = 1.5: 4000 samples. 95 % intervals cover 90 % at least, Student's t 80 % at most."""
-    most."""
     x = np.random.default_rng(0).lognormal(sigma=1.5, size=(4000, 16))
     truth = np.exp(1.125)
     low, high = statistics.mean_interval(x)
