@@ -359,14 +359,16 @@ class Losses(NamedTuple):
         """Those of some settings, at some of the records."""
         if np.size(records) == self.loss.shape[-1] and not isinstance(records, slice):
             records = slice(None)  # a view will do
-        return self._make(None if part is None else part[settings][..., records] for part in self)
+        parts: list[Any] = [None if part is None else part[settings][..., records] for part in self]
+        return Losses(*parts)
 
     def join(self, others: list[Losses]) -> Losses:
         """These records, then those of the others."""
         if not others:
             return self
         columns = zip(self, *others, strict=True)
-        return self._make(None if parts[0] is None else np.concatenate(parts, axis=-1) for parts in columns)
+        parts: list[Any] = [None if each[0] is None else np.concatenate(each, axis=-1) for each in columns]
+        return Losses(*parts)
 
 
 @dataclass(frozen=True)

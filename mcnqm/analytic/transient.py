@@ -76,8 +76,8 @@ def risk(
 
     With a schedule, the same recursion goes step by step in doubles, with a relative error of about 1e-16 a step, but
     for stretches of 64 steps or more in which nothing changes, or a plain mean grows. That is an error of the
-    state: where momentum swings a coordinate without noise through zero, or an unstable piece blew a run up, the risk has fewer
-    digits (3e-12 was seen): ``docs/averaging.md``.
+    state: where momentum swings a coordinate without noise through zero, or an unstable piece blew a run up, the risk
+    has fewer digits (3e-12 was seen): ``docs/averaging.md``.
 
     References
     ----------
