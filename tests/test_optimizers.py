@@ -40,12 +40,59 @@ from mcnqm.optimizers import numeric_fields
         (lambda: RMSProp(lr=0.1, alpha=1), "alpha must be in [0, 1), got 1.0"),
         (lambda: Lion(lr=xr.DataArray([0.1, -0.2])), "lr must be > 0, got -0.2"),
         (lambda: SGD(lr=0.1)._replace(lr=-1), "lr must be > 0, got -1.0"),
+        (lambda: SGD(lr=0.1, weight_decay=-1), "weight_decay must be >= 0, got -1.0"),
+        (lambda: SGD(lr=0.1, momentum=0.9, dampening=1), "dampening must be in [0, 1), got 1.0"),
+        (lambda: SGD(lr=0.1, nesterov=True), "momentum must be > 0 with nesterov=True, got 0.0"),
+        (lambda: SGD(lr=0.1, momentum=[0.9, 0.0], nesterov=True), "momentum must be > 0 with nesterov=True, got 0.0"),
+        (lambda: SGD(0.1, 0.9, True, dampening=0.5), "dampening must be 0 with nesterov=True, got 0.5"),
+        (lambda: SGD(lr=0.1, dampening=0.5), "dampening must be 0 where momentum is 0"),
+        (lambda: SGD(lr=0.1, momentum=[0.9, 0.0], dampening=[0.1, 0.5]), "dampening must be 0 where momentum is 0"),
+        (lambda: Adam(lr=0.1, eps_root=-1e-8), "eps_root must be >= 0, got -1e-08"),
+        (lambda: Adam(lr=0.1, eps_hat=1), "eps_hat must be True or False, got 1"),
+        (
+            lambda: Adam(lr=0.1, eps_hat=True, bias_correction=False),
+            "eps_hat must be False with bias_correction=False: it says how to correct, got True",
+        ),
+        (
+            lambda: Adam(lr=0.1, present_betas=True, bias_correction=False),
+            "present_betas must be False with bias_correction=False: it says how to correct, got True",
+        ),
+        (lambda: RMSProp(lr=0.1, momentum=1), "momentum must be in [0, 1), got 1.0"),
+        (lambda: RMSProp(lr=0.1, eps_root=-1), "eps_root must be >= 0, got -1.0"),
+        (lambda: RMSProp(lr=0.1, centered=0), "centered must be True or False, got 0"),
     ],
 )
 def test_bad_input(make, message):
     with pytest.raises(ParameterError) as caught:
         make()
     assert message in str(caught.value)
+
+
+def test_zipped_momenta_and_dampenings_are_checked_setting_by_setting():
+    zipped = {"dims": "k", "coords": {"k": [1, 2]}}
+    momentum, dampening = xr.DataArray([0.9, 0.0], **zipped), xr.DataArray([0.5, 0.0], **zipped)
+    assert SGD(lr=0.1, momentum=momentum, dampening=dampening).dampening.identical(dampening)
+    with pytest.raises(ParameterError, match="dampening must be 0 where momentum is 0"):
+        SGD(lr=0.1, momentum=momentum[::-1].assign_coords(k=[1, 2]), dampening=dampening)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name"),
+    [
+        (Adam(1e-3, eps_root=1e-8), "eps_root"),
+        (Adam(1e-3, eps_hat=True), "eps_hat"),
+        (RMSProp(1e-3, eps_root=1e-8), "eps_root"),
+        (RMSProp(1e-3, momentum=0.9), "momentum"),
+        (RMSProp(1e-3, centered=True), "centered"),
+    ],
+)
+def test_options_that_a_theory_lacks_are_refused_by_name(optimizer, name):
+    problem = mcnqm.NoisyQuadratic.power_law(dim=3)
+    with pytest.raises(ParameterError, match=f"{name} must be left at its default"):
+        mcnqm.optimize_schedule(problem, optimizer, 4, steps=10)
+    if name in ("momentum", "centered"):
+        with pytest.raises(ParameterError, match=f"{name} must be .* for the mean-field theory"):
+            mcnqm.analytic.mean_field.risk(problem, optimizer, 4, 10)
 
 
 def test_comparison_hash_and_pickle():

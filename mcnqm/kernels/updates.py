@@ -9,20 +9,15 @@ import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 from numba.extending import overload
 
 from mcnqm.domains import real_array
 from mcnqm.errors import ParameterError
-from mcnqm.kernels.jit import fma, number, scalar
-from mcnqm.optimizers import Adam, Lion, RMSProp
+from mcnqm.kernels.jit import scalar
 
 __all__ = [
-    "HeavyBall",
-    "Nesterov",
-    "PlainSGD",
     "Rule",
     "Twin",
     "expected_rates",
@@ -312,145 +307,3 @@ def _expected_rates(p, c, h, var, f):
 def _twin_update(p, a, g, y, s):
     function = _twin_of(p).update
     return lambda p, a, g, y, s: function(p, a, g, y, s)  # noqa: PLW0108 - Numba wants a function
-
-
-# ------------------------------------------------------------------------------------------------- the optimizers
-
-
-class PlainSGD(NamedTuple):
-    """Hyperparameters of SGD without momentum, as a kernel wants them."""
-
-    lr: float
-    precondition: float
-
-
-class HeavyBall(NamedTuple):
-    """Hyperparameters of SGD with heavy-ball momentum, as a kernel wants them."""
-
-    lr: float
-    momentum: float
-    precondition: float
-
-
-class Nesterov(NamedTuple):
-    """Hyperparameters of SGD with torch's form of Nesterov's momentum, as a kernel wants them."""
-
-    lr: float
-    momentum: float
-    precondition: float
-
-
-@scalar
-def _preconditioned_rate(lr, precondition, h):
-    # P = H^p: θ moves by -lr h^-p. With p = 0 the power is exactly 1.
-    return lr * h**-precondition
-
-
-def _local_plain(p, h):
-    return PlainSGD(_preconditioned_rate(p.lr, p.precondition, h), p.precondition)
-
-
-def _local_heavy_ball(p, h):
-    return HeavyBall(_preconditioned_rate(p.lr, p.precondition, h), p.momentum, p.precondition)
-
-
-def _local_nesterov(p, h):
-    return Nesterov(_preconditioned_rate(p.lr, p.precondition, h), p.momentum, p.precondition)
-
-
-@update_rule(PlainSGD, local=_local_plain)
-def _plain_sgd(p, c, g, theta, s):
-    return fma(-p.lr, g, theta), s
-
-
-@update_rule(HeavyBall, state=("momentum",), local=_local_heavy_ball)
-def _heavy_ball(p, c, g, theta, s):
-    m = fma(p.momentum, s[0], g)
-    return fma(-p.lr, m, theta), (m,)
-
-
-@update_rule(Nesterov, state=("momentum",), local=_local_nesterov)
-def _nesterov(p, c, g, theta, s):
-    m = fma(p.momentum, s[0], g)
-    return fma(-p.lr, fma(p.momentum, m, g), theta), (m,)
-
-
-def _adam_clock(p, k):
-    # k = (β₁^t, β₂^t). The update divides by sqrt(v / correction2) + ε; multiplying both sides by
-    # sqrt(correction2) leaves one root and one division per coordinate.
-    power1 = k[0] * p.beta1
-    power2 = k[1] * p.beta2
-    correction1 = 1.0 - power1 * p.bias_correction
-    root2 = np.sqrt(1.0 - power2 * p.bias_correction)
-    return (power1, power2), (p.lr * root2 / correction1, p.eps * root2)
-
-
-def _adam_rates(p, c, h, var, f):
-    # The moments P = E y², C = E y m, Q = E m² and v, of the linear recursion in `_adam_twin` with v for v.
-    square = fma(h * h, f[0], var)
-    v = fma(p.beta2, f[3], (1.0 - p.beta2) * square)
-    denominator = np.sqrt(v) + c[1]
-    a = c[0] / denominator if denominator > 0.0 else 0.0
-    left, keep = 1.0 - p.beta1, fma(-p.lr, p.weight_decay, 1.0)
-    cross = fma(p.beta1, f[1], left * h * f[0])  # E y m'
-    q = fma(p.beta1 * p.beta1, f[2], left * fma(2.0 * p.beta1 * h, f[1], left * square))
-    return (fma(keep * keep, f[0], a * fma(a, q, -2.0 * keep * cross)), fma(keep, cross, -a * q), q, v), (a,)
-
-
-def _adam_twin(p, a, g, y, s):
-    m = fma(p.beta1, s[0], (1.0 - p.beta1) * g)
-    return fma(-a[0], m, fma(-p.lr * p.weight_decay, y, y)), (m,)
-
-
-@update_rule(
-    Adam,
-    state=("first_moment", "second_moment"),
-    clock=_adam_clock,
-    clock_start=(1.0, 1.0),
-    steps_at_once=1,
-    twin=Twin(_adam_twin, ("first_moment",), _adam_rates, ("yy", "ym", "mm", "v")),
-)
-def _adam(p, c, g, theta, s):
-    zero, one = number(0.0, g), number(1.0, g)
-    m = fma(p.beta1, s[0], (one - p.beta1) * g)
-    v = fma(p.beta2, s[1], (one - p.beta2) * g * g)
-    decayed = fma(-p.lr * p.weight_decay, theta, theta)
-    # Without any gradient so far m and v are 0, and 0 / 0 would poison the lane: it stays where it is.
-    denominator = np.sqrt(v) + c[1]
-    direction = m / denominator if denominator > zero else zero
-    return fma(-c[0], direction, decayed), (m, v)
-
-
-def _rmsprop_rates(p, c, h, var, f):
-    square = fma(h * h, f[0], var)
-    v = fma(p.alpha, f[1], (1.0 - p.alpha) * square)
-    denominator = np.sqrt(v) + p.eps
-    a = p.lr / denominator if denominator > 0.0 else 0.0
-    return (fma(a, fma(a, square, -2.0 * h * f[0]), f[0]), v), (a,)
-
-
-def _rmsprop_twin(p, a, g, y, s):
-    return fma(-a[0], g, y), s
-
-
-@update_rule(
-    RMSProp,
-    state=("second_moment",),
-    steps_at_once=1,
-    twin=Twin(_rmsprop_twin, (), _rmsprop_rates, ("yy", "v")),
-)
-def _rmsprop(p, c, g, theta, s):
-    zero, one = number(0.0, g), number(1.0, g)
-    v = fma(p.alpha, s[0], (one - p.alpha) * g * g)
-    denominator = np.sqrt(v) + p.eps
-    direction = g / denominator if denominator > zero else zero
-    return fma(-p.lr, direction, theta), (v,)
-
-
-@update_rule(Lion, state=("momentum",))
-def _lion(p, c, g, theta, s):
-    zero, one = number(0.0, g), number(1.0, g)
-    direction = fma(p.beta1, s[0], (one - p.beta1) * g)
-    sign = (one if direction > zero else zero) - (one if direction < zero else zero)
-    decayed = fma(-p.lr * p.weight_decay, theta, theta)
-    return fma(-p.lr, sign, decayed), (fma(p.beta2, s[0], (one - p.beta2) * g),)

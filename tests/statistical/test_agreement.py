@@ -59,11 +59,15 @@ def problems(draw):
 
 @st.composite
 def linear_optimizers(draw, problem):
+    momentum = draw(st.one_of(st.just(0.0), st.floats(0.01, 0.99)))
+    nesterov = draw(st.booleans()) and momentum > 0
     shape = SGD(
         lr=1.0,
-        momentum=draw(st.one_of(st.just(0.0), st.floats(0.01, 0.99))),
-        nesterov=draw(st.booleans()),
+        momentum=momentum,
+        nesterov=nesterov,
         precondition=draw(st.sampled_from([0.0, 0.0, 0.3, 0.5, 1.0])),
+        weight_decay=draw(st.sampled_from([0.0, 0.0, 1e-3, 0.3])),
+        dampening=0.0 if nesterov or not momentum else draw(st.sampled_from([0.0, 0.1, 0.9])),
     )
     edge = float(analytic.largest_stable_lr(problem, shape).largest_stable_lr)
     return shape._replace(lr=edge * draw(st.one_of(st.floats(1e-3, 0.99), st.floats(0.9, 0.99))))
