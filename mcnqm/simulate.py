@@ -15,6 +15,7 @@ from mcnqm.averaging import checked_average
 from mcnqm.domains import choice, integer
 from mcnqm.engine import Job, Pool, has_twin, run_loss, run_paths, twin_cells
 from mcnqm.errors import ParameterError
+from mcnqm.kernels.forms import iterate_row
 from mcnqm.kernels.noise import GRADIENT, INITIAL, MAX_EXAMPLES
 from mcnqm.kernels.shards import replay
 from mcnqm.optimizers import Number
@@ -188,7 +189,8 @@ def simulate(
     try:
         losses = run_loss(job, wanted, pool, meter)
         loss = losses.loss
-        paths = None if chosen is None else run_paths(job, wanted, chosen, pool, meter)
+        keep = iterate_row(optimizer) + 1
+        paths = None if chosen is None else run_paths(job, wanted, chosen, pool, meter, keep=keep)
     finally:
         meter.close()
 
@@ -237,7 +239,7 @@ def simulate(
     if reduction is not None:
         result["variance_reduction"] = ((*dims, "step"), settings.unflatten(reduction))
     if chosen is not None and paths is not None:
-        theta = ((*dims, "trajectory", "step", "coordinate"), settings.unflatten(paths[..., 0]))
+        theta = ((*dims, "trajectory", "step", "coordinate"), settings.unflatten(paths[..., -1]))
         result = result.assign(theta=theta).assign_coords(coordinate=chosen)
         result["theta"].attrs["units"] = "parameter"
     return result

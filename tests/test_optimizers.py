@@ -13,8 +13,11 @@ import mcnqm
 from mcnqm import SGD, Adam, Lion, ParameterError, RMSProp
 from mcnqm.cli.parsing import parse_optimizer
 from mcnqm.domains import positive, unit_interval
+from mcnqm.engine import Job, March, Pool, run_loss
 from mcnqm.kernels.updates import rule_of
 from mcnqm.optimizers import numeric_fields
+from mcnqm.progress import NoMeter
+from mcnqm.settings import settings_of
 
 
 @pytest.mark.parametrize(
@@ -250,3 +253,81 @@ def test_a_field_may_not_be_called_like_a_part_of_a_result(small_problem):
 
     with pytest.raises(ParameterError, match=r"not have fields named like parts of a result .* \"field 'step'\""):
         mcnqm.simulate(small_problem, Odd(0.1), 4, 10)
+
+
+# ---------------------------------------------------------------------- an iterate elsewhere, and a start that is not 0
+
+
+@mcnqm.hyperparameters(lr=positive, warm=positive)
+class Lookahead(NamedTuple):
+    """A slow sequence follows a fast one; losses are those of the slow one, and a sum of squares starts at `warm`."""
+
+    lr: float
+    warm: float = 0.5
+
+
+def _lookahead_start(p, theta):
+    return theta, p.warm
+
+
+@mcnqm.update_rule(Lookahead, state=("slow", "squares"), start=_lookahead_start, iterate="slow")
+def _lookahead(p, c, g, theta, s):
+    squares = s[1] + g * g
+    theta = theta - p.lr * g / np.sqrt(squares)
+    return theta, (0.75 * s[0] + 0.25 * theta, squares)
+
+
+def _lookahead_path(theta, gradient, steps, *, lr, warm):
+    slow, squares, path = theta.copy(), np.full_like(theta, warm), [theta.copy()]
+    for t in range(steps):
+        g = gradient(t, theta)
+        squares = squares + g * g
+        theta = theta - lr * g / np.sqrt(squares)
+        slow = 0.75 * slow + 0.25 * theta
+        path.append(slow)
+    return np.stack(path)
+
+
+def test_an_iterate_and_a_start_of_ones_own(small_problem):
+    """In both layouts, with its average, on any cut, and in float32."""
+    options = {"coordinates": range(7), "record": range(201)}
+    h, sigma = small_problem.curvature, np.sqrt(small_problem.noise / 4)
+    z = mcnqm.noise(0, 1, range(7), 200)[0]
+    start = mcnqm.noise(0, 1, range(7), 1, purpose="initial")[0, 0]
+    theta = small_problem.initial_mean + small_problem.initial_std * start
+    expected = _lookahead_path(theta, lambda t, x: h * x + sigma * z[t], 200, lr=0.3, warm=2.0)
+    swept = mcnqm.simulate(
+        small_problem, Lookahead(lr=[0.1, 0.3, 0.5], warm=[0.5, 2.0]), 4, 200, trajectories=2, **options
+    )
+    alone = mcnqm.simulate(small_problem, Lookahead(lr=0.3, warm=2.0), 4, 200, trajectories=5, **options)
+    for found in (swept.isel(lr=1, warm=1), alone):
+        np.testing.assert_allclose(found.theta[1], expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+        np.testing.assert_allclose(found.loss[1], 0.5 * (h * expected**2).sum(axis=1), rtol=1e-11)
+    mean = [expected[0]]
+    for x in expected[1:]:
+        mean.append(0.9 * mean[-1] + 0.1 * x)
+    averaged = mcnqm.simulate(small_problem, Lookahead(lr=0.3, warm=2.0), 4, 200, trajectories=2, average=0.9)
+    np.testing.assert_allclose(averaged.loss[1], 0.5 * (h * np.array(mean) ** 2).sum(axis=1), rtol=1e-11)
+    single = mcnqm.simulate(small_problem, Lookahead(lr=0.3, warm=2.0), 4, 200, trajectories=2, dtype="float32")
+    np.testing.assert_allclose(single.loss[1], alone.loss[1], rtol=2e-3)
+
+
+def test_an_iterate_that_is_no_variable_is_refused():
+    with pytest.raises(ParameterError, match="iterate must be one of theta, m, a, got 'slow'"):
+        mcnqm.update_rule(Normalised, state=("m", "a"), iterate="slow")(lambda p, c, g, theta, s: (theta, s))
+
+
+def test_a_twin_whose_start_is_not_zero_may_be_cut_anywhere():
+    """Schedule-free Adam in stretches, with settings dropped on the way, and its twin beside it, bit for bit."""
+    problem = mcnqm.NoisyQuadratic.power_law(dim=12)
+    optimizer = mcnqm.ScheduleFreeAdam(lr=np.geomspace(1e-3, 0.1, 5))
+    job = Job(problem, optimizer, settings_of(optimizer, 4.0), np.arange(19, dtype=np.uint32), 0, cells=2)
+    whole = run_loss(job, np.arange(101), Pool(), NoMeter())
+    march = March(job, Pool(), NoMeter())
+    for start, stop in ((0, 37), (38, 64), (65, 100)):
+        part = march.advance(np.arange(start, stop + 1))
+        for found, expected in zip(part, whole, strict=True):
+            np.testing.assert_array_equal(found, expected[march.alive][..., start : stop + 1])
+        march.drop(march.alive == 2)
+    runs = mcnqm.simulate(problem, optimizer, 4, 100, trajectories=19)
+    assert float(runs.variance_reduction.isel(lr=0, step=-1)) > 3

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mcnqm.kernels.updates import rule_of
 
-__all__ = ["has_twin", "kernel_form", "kernel_forms"]
+__all__ = ["has_twin", "iterate_row", "kernel_form", "kernel_forms"]
 
 Values = dict[str, NDArray[np.float64]]
 Choice = Callable[[Any, Values], type]
@@ -47,6 +47,12 @@ def kernel_form(optimizer: Any, values: Values) -> tuple[type, NDArray[np.float6
     columns = {**values, **switches}
     names: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]
     return kind, np.stack([columns[name] for name in names])
+
+
+def iterate_row(optimizer: Any) -> int:
+    """Which variable is the iterate, in the order of theta and the state: the same in all forms of an optimizer."""
+    kinds = _CHOICES[type(optimizer)][1] if type(optimizer) in _CHOICES else (type(optimizer),)
+    return rule_of(kinds[0]).row
 
 
 def has_twin(optimizer: Any) -> bool:

@@ -21,10 +21,16 @@ __all__ = [
     "Rule",
     "Twin",
     "expected_rates",
+    "first_moments",
+    "first_state",
+    "first_twin_state",
+    "judged",
+    "judged_row",
     "local",
     "rule_of",
     "steps_at_once",
     "tick",
+    "twin_row",
     "twin_update",
     "update",
     "update_rule",
@@ -50,13 +56,22 @@ class Twin:
         ``rates(p, c, h, var, f) -> (f, a)``: from the clock's coefficients, the curvature, the variance of the
         gradient's noise and the moments before the step, the moments after it and the rates of the step.
     moments : tuple of str
-        Names of the moments. The first is E y², given at the start; the others are 0.
+        Names of the moments. The first is the second moment of the iterate; E y² at the start, where the others are 0.
+    iterate : str
+        ``"y"`` or the state variable whose loss is that of the twin.
+    start : jitted function or None
+        ``start(p, y) -> s``: the state before the first step, instead of 0.
+    begin : jitted function or None
+        ``begin(second) -> f``: the moments before the first step, from E y² there.
     """
 
     update: Callable[..., Any]
     state: tuple[str, ...]
     rates: Callable[..., Any]
     moments: tuple[str, ...]
+    iterate: str = "y"
+    start: Callable[..., Any] | None = None
+    begin: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,11 @@ class Rule:
         ``update(p, c, g, theta, s) -> (theta, s)``: hyperparameters, this step's coefficients, gradient,
         parameter, state.
     state : tuple of str
-        Names of the state variables, all 0 at the start.
+        Names of the state variables.
+    start : jitted function or None
+        ``start(p, theta) -> s``: the state before the first step; without it, all are 0.
+    row : int
+        Which variable is the iterate: 0 for theta, else 1 + its place in the state.
     clock : jitted function or None
         ``clock(p, k) -> (k, c)``: advance what depends on the step but not on the gradient, and give this
         step's coefficients. Computed once per step and setting, not per coordinate and trajectory.
@@ -88,6 +107,8 @@ class Rule:
 
     update: Callable[..., Any]
     state: tuple[str, ...]
+    start: Callable[..., Any] | None
+    row: int
     clock: Callable[..., Any] | None
     clock_start: tuple[float, ...]
     local: Callable[..., Any] | None
@@ -103,6 +124,8 @@ def update_rule(
     optimizer: type,
     *,
     state: tuple[str, ...] = (),
+    start: Callable[..., Any] | None = None,
+    iterate: str = "theta",
     clock: Callable[..., Any] | None = None,
     clock_start: tuple[float, ...] = (),
     local: Callable[..., Any] | None = None,
@@ -125,7 +148,13 @@ def update_rule(
     optimizer : type
         A NamedTuple made with `mcnqm.hyperparameters`.
     state : tuple of str
-        Names of the state variables. All start at 0.
+        Names of the state variables.
+    start : callable, optional
+        ``start(p, theta) -> s``, the state before the first step, from the hyperparameters (of a schedule, its scale)
+        and the starting point. By default all variables start at 0.
+    iterate : str
+        ``"theta"``, where gradients are taken, or the state variable that is the iterate: losses are those of it, and
+        so are paths and averages.
     clock : callable, optional
         ``clock(p, k) -> (k, c)``, for what depends on the step number but not on the gradient, such as bias
         corrections. It runs once per step and setting.
@@ -148,8 +177,8 @@ def update_rule(
     Raises
     ------
     ParameterError
-        If `optimizer` was not made with `mcnqm.hyperparameters`, or has a different update already: kernels compiled
-        for a class are kept, so define the class again too.
+        If `optimizer` was not made with `mcnqm.hyperparameters`, `iterate` is no variable, or the class has a different
+        update already: kernels compiled for a class are kept, so define the class again too.
 
     Examples
     --------
@@ -175,21 +204,25 @@ def update_rule(
         raise ParameterError("optimizer", optimizer, "be a NamedTuple made with mcnqm.hyperparameters")
     if steps_at_once not in (1, 4):
         raise ParameterError("steps_at_once", steps_at_once, "be 1 or 4")
-    start = tuple(float(value) for value in real_array("clock_start", clock_start)) if clock_start else ()
+    ticks = tuple(float(value) for value in real_array("clock_start", clock_start)) if clock_start else ()
+    row = _row(iterate, "theta", tuple(state))
 
     def decorate(function: F) -> F:
-        optional = (clock, local, *(() if twin is None else (twin.update, twin.rates)))
+        pair = () if twin is None else (twin.update, twin.rates, twin.start, twin.begin)
+        optional = (clock, local, start, *pair)
         parts: list[Callable[..., Any]] = [function, *(part for part in optional if part is not None)]
-        names = () if twin is None else (twin.state, twin.moments)
-        shape = (optimizer._fields, tuple(state), start, steps_at_once, *names)  # kernels know fields by position
+        names = () if twin is None else (twin.state, twin.moments, _row(twin.iterate, "y", twin.state))
+        shape = (optimizer._fields, tuple(state), row, ticks, steps_at_once, *names)  # kernels know fields by position
         rule = Rule(
             update=scalar(function),
             state=tuple(state),
+            start=None if start is None else scalar(start),
+            row=row,
             clock=None if clock is None else scalar(clock),
-            clock_start=start,
+            clock_start=ticks,
             local=None if local is None else scalar(local),
             steps_at_once=steps_at_once,
-            twin=None if twin is None else replace(twin, update=scalar(twin.update), rates=scalar(twin.rates)),
+            twin=None if twin is None else _compiled(twin),
             fingerprint=hashlib.sha256(repr((shape, *map(_source, parts))).encode()).hexdigest()[:16],
         )
         if optimizer in _RULES and _RULES[optimizer].fingerprint != rule.fingerprint:
@@ -199,6 +232,18 @@ def update_rule(
         return function
 
     return decorate
+
+
+def _row(iterate: str, first: str, state: tuple[str, ...]) -> int:
+    variables = (first, *state)
+    if iterate not in variables:
+        raise ParameterError("iterate", iterate, f"be one of {', '.join(variables)}")
+    return variables.index(iterate)
+
+
+def _compiled(twin: Twin) -> Twin:
+    parts = {name: getattr(twin, name) for name in ("update", "rates", "start", "begin")}
+    return replace(twin, **{name: scalar(part) for name, part in parts.items() if part is not None})
 
 
 def rule_of(hyper_type: type) -> Rule:
@@ -248,6 +293,36 @@ def steps_at_once(p):
     raise NotImplementedError
 
 
+def judged(p, theta, s):
+    """The iterate of the optimizer whose hyperparameters are `p`: the variable whose loss counts."""
+    raise NotImplementedError
+
+
+def judged_row(p):
+    """A tuple as long as there are variables before the iterate."""
+    raise NotImplementedError
+
+
+def first_state(p, theta, s):
+    """The state before the first step; `s` holds zeros."""
+    raise NotImplementedError
+
+
+def twin_row(p):
+    """A tuple as long as there are variables of the twin of `p` before its iterate."""
+    raise NotImplementedError
+
+
+def first_twin_state(p, y, s):
+    """The state of the twin before the first step; `s` holds zeros."""
+    raise NotImplementedError
+
+
+def first_moments(p, second, f):
+    """The moments of the twin before the first step; `f` holds zeros."""
+    raise NotImplementedError
+
+
 def local(p, h):
     """`p` as a coordinate of curvature `h` sees it."""
     raise NotImplementedError
@@ -273,6 +348,28 @@ def _update(p, c, g, theta, s):
 def _steps_at_once(p):
     steps = (0,) * rule_of(p.instance_class).steps_at_once
     return lambda p: steps
+
+
+@overload(judged, jit_options={"forceinline": True})
+def _judged(p, theta, s):
+    place = rule_of(p.instance_class).row - 1
+    if place < 0:
+        return lambda p, theta, s: theta
+    return lambda p, theta, s: s[place]
+
+
+@overload(judged_row, jit_options={"forceinline": True})
+def _judged_row(p):
+    before = (0,) * rule_of(p.instance_class).row
+    return lambda p: before
+
+
+@overload(first_state, jit_options={"forceinline": True})
+def _first_state(p, theta, s):
+    function = rule_of(p.instance_class).start
+    if function is None:
+        return lambda p, theta, s: s
+    return lambda p, theta, s: function(p, theta)
 
 
 @overload(tick, jit_options={"forceinline": True})
@@ -307,3 +404,26 @@ def _expected_rates(p, c, h, var, f):
 def _twin_update(p, a, g, y, s):
     function = _twin_of(p).update
     return lambda p, a, g, y, s: function(p, a, g, y, s)  # noqa: PLW0108 - Numba wants a function
+
+
+@overload(twin_row, jit_options={"forceinline": True})
+def _twin_row(p):
+    twin = rule_of(p.instance_class).twin  # asked of all, whether or not their twins run
+    before = () if twin is None else (0,) * _row(twin.iterate, "y", twin.state)
+    return lambda p: before
+
+
+@overload(first_twin_state, jit_options={"forceinline": True})
+def _first_twin_state(p, y, s):
+    function = _twin_of(p).start
+    if function is None:
+        return lambda p, y, s: s
+    return lambda p, y, s: function(p, y)
+
+
+@overload(first_moments, jit_options={"forceinline": True})
+def _first_moments(p, second, f):
+    function = _twin_of(p).begin
+    if function is None:
+        return lambda p, second, f: (second, *f[1:])
+    return lambda p, second, f: function(second)

@@ -6,17 +6,25 @@ the exact linear maps in `mcnqm.analytic`. To add an optimizer, write its hyperp
 """
 
 from mcnqm.optimizers.adam import Adam
+from mcnqm.optimizers.ademamix import AdEMAMix
 from mcnqm.optimizers.base import Number, domain_of, hyperparameters, is_optimizer, named_optimizers, numeric_fields
+from mcnqm.optimizers.nadam import NAdam
 from mcnqm.optimizers.rmsprop import RMSProp
+from mcnqm.optimizers.schedule_free import ScheduleFreeAdam, ScheduleFreeSGD
 from mcnqm.optimizers.sgd import SGD
-from mcnqm.optimizers.sign import Lion
+from mcnqm.optimizers.sign import Lion, Signum
 
 __all__ = [
     "SGD",
+    "AdEMAMix",
     "Adam",
     "Lion",
+    "NAdam",
     "Number",
     "RMSProp",
+    "ScheduleFreeAdam",
+    "ScheduleFreeSGD",
+    "Signum",
     "domain_of",
     "hyperparameters",
     "is_optimizer",

@@ -7,10 +7,14 @@ import functools
 import numpy as np
 import pytest
 from scipy import stats
+from selection import mostly_slow
 
 import mcnqm
 from mcnqm.analytic.mean_field import _Field
 from mcnqm.engine import Job, Losses, March, Pool, run_loss
+from mcnqm.kernels.rules.adam import GeneralAdam, PlainAdam
+from mcnqm.kernels.rules.rmsprop import GeneralRMSProp, PlainRMSProp
+from mcnqm.kernels.updates import rule_of
 from mcnqm.progress import NoMeter
 from mcnqm.settings import settings_of
 from mcnqm.statistics import normal_strata
@@ -211,6 +215,48 @@ def test_twins_are_those_of_the_formulas(name, cells):
     np.testing.assert_allclose(scalar.expected[0], expected, rtol=1e-10)
 
 
+# Variables of each twin: y, then its state, then what its moments need besides.
+VARIABLES = {
+    PlainAdam: "ym",
+    GeneralAdam: "ym",
+    PlainRMSProp: "y",
+    GeneralRMSProp: "ymn",
+    mcnqm.NAdam: "ym",
+    mcnqm.AdEMAMix: "ymn",
+    mcnqm.ScheduleFreeAdam: "yzx",
+}
+
+
+@pytest.mark.parametrize("kind", VARIABLES)
+def test_moments_of_a_twin_follow_from_its_update(kind):
+    """The update is linear: its matrix, found by basis vectors, carries any covariance to what the rates say."""
+    rng, rule, letters = np.random.default_rng(2), rule_of(kind), VARIABLES[kind]
+    twin, size = rule.twin, len(letters)
+    for _ in range(20):
+        p = kind._make(rng.uniform(0.05, 0.95, len(kind._fields)))
+        clock, c = rule.clock_start, ()
+        for _ in range(int(rng.integers(1, 9)) if rule.clock is not None else 0):
+            clock, c = rule.clock.py_func(p, clock)
+        h, variance, root = rng.uniform(0.1, 2.0), rng.uniform(0.1, 2.0), rng.normal(size=(size, size))
+        M, v = root @ root.T, rng.uniform(5.0, 9.0)  # beyond the square of any mean
+        at = {name: (letters.index(name[0]), letters.index(name[1])) for name in twin.moments if name != "v"}
+        before = tuple(v if name == "v" else M[at[name]] for name in twin.moments)
+        after, rates = twin.rates.py_func(p, c, h, variance, before)
+
+        def step(state, noise, p=p, h=h, rates=rates):
+            g = h * state[0] + noise
+            y, s = twin.update.py_func(p, rates, g, state[0], tuple(state[1 : 1 + len(twin.state)]))
+            rest = [p.alpha * state[-1] + (1 - p.alpha) * g] if kind is GeneralRMSProp else []
+            return np.array([y, *s, *rest])
+
+        A = np.stack([step(e, 0.0) for e in np.eye(size)], axis=1)
+        b = step(np.zeros(size), 1.0)
+        expected = A @ M @ A.T + variance * np.outer(b, b)
+        for name, found in zip(twin.moments, after, strict=True):
+            if name != "v":
+                assert found == pytest.approx(expected[at[name]], rel=1e-11, abs=1e-12), name
+
+
 def test_the_reference_notices_a_rate_that_ignores_the_cell():
     """Negative control: moments that start from the mean over all cells give other rates."""
     found = run(a_job(mcnqm.Adam(lr=1e-2), 4, batch_size=64), np.arange(301))
@@ -254,10 +300,22 @@ def p_value(found: Losses, expected):
     return min(1.0, z.size * 2 * float(stats.norm.sf(np.abs(z).max())))
 
 
-@pytest.mark.parametrize("name", ["AdamW", "RMSProp", "RMSProp with momentum, centered"])
+MORE = {
+    "NAdam": mcnqm.NAdam(lr=1e-2, weight_decay=0.3),
+    "AdEMAMix": mcnqm.AdEMAMix(lr=1e-2, beta3=0.99, weight_decay=0.3),
+    "schedule-free Adam": mcnqm.ScheduleFreeAdam(lr=1e-2, weight_decay=0.3),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    mostly_slow(
+        ["AdamW", "RMSProp", "RMSProp with momentum, centered", *MORE], "AdamW", "RMSProp", "schedule-free Adam"
+    ),
+)
 def test_the_mean_of_twin_losses_is_the_expected(name):
     """False alarms: 1e-6 a case, under another seed. Must notice what other cells, or 10 % more noise, would give."""
-    optimizer = OPTIMIZERS[name]._replace(lr=np.array([2e-3, 2e-2]))
+    optimizer = {**OPTIMIZERS, **MORE}[name]._replace(lr=np.array([2e-3, 2e-2]))
     batch, record = np.array([2.0, 64.0]), [1, 10, 60, 150]
     found = run(a_job(optimizer, 8000, batch_size=batch), record)
     assert p_value(found, found.expected) > ALPHA
