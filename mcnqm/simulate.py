@@ -63,7 +63,7 @@ def simulate(
     problem : NoisyQuadratic
         Where. A multiplicity of n is n coordinates with noise of their own.
     optimizer : optimizer
-        `SGD`, `Adam`, `RMSProp`, `Lion` or one of your own. Any numeric hyperparameter may be a scalar, a 1-D array
+        `SGD`, `Adam` or another of the package, or one of your own. Any numeric hyperparameter may be a scalar, a 1-D array
         (a dimension of its own name) or a DataArray; they combine by name, as does `batch_size`. Or a schedule
         (`mcnqm.schedules`): a value for each step.
     batch_size : Number
@@ -87,8 +87,8 @@ def simulate(
         :math:`\bar\theta_{t+1} = \gamma \bar\theta_t + (1-\gamma)\theta_{t+1}` from :math:`\bar\theta_0 = \theta_0`;
         or a schedule of it (`mcnqm.averaging`). Losses are then those of the average.
     control_variate : bool, optional
-        Run the mean-field twin of an adaptive optimizer (Adam, RMSProp) beside every lane, and use it to estimate
-        the risk with less variance. By default where there is a twin, at least 8 trajectories, no average,
+        Run the mean-field twin of an adaptive optimizer (Adam, RMSProp, NAdam, AdEMAMix, ScheduleFreeAdam) beside
+        every lane, and use it to estimate the risk with less variance. By default where there is a twin, at least 8 trajectories, no average,
         ``minibatch="exact"`` and float64: it adds about half to the time and changes no loss.
     dtype : {"float64", "float32"}
         Of parameters, optimizer state and updates. The second makes sweeps of Adam about three times as fast, and with

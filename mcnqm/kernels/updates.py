@@ -182,21 +182,21 @@ def update_rule(
 
     Examples
     --------
-    Signum, sign descent on a momentum buffer, in full:
+    Descent along a soft sign of a momentum buffer, in full:
 
     >>> from typing import NamedTuple
     >>> import mcnqm
     >>> from mcnqm.domains import positive, unit_interval
     >>> @mcnqm.hyperparameters(lr=positive, momentum=unit_interval)
-    ... class Signum(NamedTuple):
+    ... class SoftSign(NamedTuple):
     ...     lr: float
     ...     momentum: float = 0.9
-    >>> @mcnqm.update_rule(Signum, state=("momentum",))
-    ... def signum(p, c, g, theta, s):
+    >>> @mcnqm.update_rule(SoftSign, state=("momentum",))
+    ... def soft_sign(p, c, g, theta, s):
     ...     m = p.momentum * s[0] + (1 - p.momentum) * g
-    ...     return theta - p.lr * ((m > 0) - (m < 0)), (m,)
+    ...     return theta - p.lr * m / (abs(m) + 0.1), (m,)
     >>> problem = mcnqm.NoisyQuadratic.power_law(dim=3)
-    >>> runs = mcnqm.simulate(problem, Signum(lr=0.01), batch_size=1, steps=5, trajectories=2)
+    >>> runs = mcnqm.simulate(problem, SoftSign(lr=0.01), batch_size=1, steps=5, trajectories=2)
     >>> dict(runs.loss.sizes)
     {'trajectory': 2, 'step': 6}
     """

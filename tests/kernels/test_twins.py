@@ -323,3 +323,27 @@ def test_the_mean_of_twin_losses_is_the_expected(name):
     noise = run(a_job(optimizer, 1, batch_size=batch / 1.1), record).expected
     for wrong in (cells, noise):
         assert p_value(found, wrong) < ALPHA
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("present", [False, True])
+def test_theory_and_kernel_correct_scheduled_betas_alike(present):
+    """And not as the other form does."""
+    optimizer = mcnqm.Adam(
+        lr=0.01,
+        beta1=mcnqm.schedules.linear(0.95, steps=100, final=0.5),
+        beta2=mcnqm.schedules.linear(0.99, steps=100, final=0.9),
+        present_betas=present,
+    )
+    settings, at, law = (
+        settings_of(optimizer, 16.0, schedules=True),
+        np.arange(201),
+        normal_strata(PROBLEM.initial_mean, PROBLEM.initial_std, 2),
+    )
+    job = Job(PROBLEM, optimizer, settings, np.arange(1, dtype=np.uint32), 5, cells=2)
+    found = run(job, at).expected
+    for other in (False, True):
+        changed = optimizer._replace(present_betas=other)
+        theory = _Field(PROBLEM, changed, settings, 1, 8, law=(np.sqrt(law.second), law.share)).run(at)
+        gap = np.abs(found / theory - 1).max()
+        assert gap < 1e-10 if other == present else gap > 1e-3
