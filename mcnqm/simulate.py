@@ -63,7 +63,7 @@ def simulate(
     problem : NoisyQuadratic
         Where. A multiplicity of n is n coordinates with noise of their own.
     optimizer : optimizer
-        `SGD`, `Adam` or another of the package, or one of your own. Any numeric hyperparameter may be a scalar, a 1-D array
+        `SGD`, `Adam`, another of the package, or your own. Any numeric hyperparameter may be a scalar, a 1-D array
         (a dimension of its own name) or a DataArray; they combine by name, as does `batch_size`. Or a schedule
         (`mcnqm.schedules`): a value for each step.
     batch_size : Number
@@ -88,8 +88,9 @@ def simulate(
         or a schedule of it (`mcnqm.averaging`). Losses are then those of the average.
     control_variate : bool, optional
         Run the mean-field twin of an adaptive optimizer (Adam, RMSProp, NAdam, AdEMAMix, ScheduleFreeAdam) beside
-        every lane, and use it to estimate the risk with less variance. By default where there is a twin, at least 8 trajectories, no average,
-        ``minibatch="exact"`` and float64: it adds about half to the time and changes no loss.
+        every lane, and use it to estimate the risk with less variance. By default where there is a twin, at least
+        8 trajectories, no average, ``minibatch="exact"`` and float64: it adds about half to the time and changes no
+        loss.
     dtype : {"float64", "float32"}
         Of parameters, optimizer state and updates. The second makes sweeps of Adam about three times as fast, and with
         rates worth running its rounding is far below the Monte Carlo error; see the notes for where it is not. Sums
