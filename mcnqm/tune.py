@@ -611,7 +611,11 @@ def tune(
     if method == "simulate":
         searches = {}
         for k, b in enumerate(sizes):
-            route, theory, guide = SimulatedRoute(problem, b, target, options, pool), theory_of(optimizer), None
+            route, theory, guide = (
+                SimulatedRoute(problem, b, target, options, pool),
+                theory_of(optimizer, checked),
+                None,
+            )
             if len(checked) == 1 and theory is not None:
                 known = theory(problem, b, target)
                 guide = guide_of(known, optimizer, next(iter(checked)), tune_one(known, optimizer, checked))

@@ -79,6 +79,16 @@ def test_zipped_momenta_and_dampenings_are_checked_setting_by_setting():
         SGD(lr=0.1, momentum=momentum[::-1].assign_coords(k=[1, 2]), dampening=dampening)
 
 
+@pytest.mark.parametrize("optimizer", [RMSProp(1e-2, momentum=0.5), RMSProp(1e-2, eps=1e-3, centered=True)])
+def test_what_theory_lacks_is_tuned_by_simulation_alone(optimizer):
+    """Elsewhere a tuned rate starts from what theory predicts."""
+    problem = mcnqm.NoisyQuadratic.power_law(dim=10)
+    best = mcnqm.tune(problem, optimizer, {"lr": (1e-3, 0.1)}, batch_size=64, target=0.3)
+    assert 1 < float(best.steps) < 500
+    with pytest.raises(ParameterError, match="for the mean-field theory of RMSProp"):
+        mcnqm.tune(problem, optimizer, {"lr": (1e-3, 0.1)}, batch_size=64, target=0.3, method="mean-field")
+
+
 @pytest.mark.parametrize(
     ("optimizer", "name"),
     [

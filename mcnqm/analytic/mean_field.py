@@ -23,7 +23,7 @@ any batch size; ``docs/mean_field.md`` derives them and measures what each is wo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ from mcnqm.problem import NoisyQuadratic
 from mcnqm.record import recorded_steps
 from mcnqm.settings import Settings, settings_of
 
-__all__ = ["OPTIMIZERS", "moments", "risk", "steps_to_target"]
+__all__ = ["OPTIMIZERS", "covers", "moments", "risk", "steps_to_target"]
 
 Array = NDArray[np.float64]
 
@@ -241,6 +241,20 @@ def steps_to_target(
         for name, values in (("steps", whole), ("crossing", flat))
     }
     return dataset(data, settings, problem, optimizer).assign_attrs(method="mean field", order=order)
+
+
+def covers(optimizer: Any, tuned: Iterable[str] = ()) -> bool:
+    """Whether the theory knows an optimizer and its options, while hyperparameters named in `tuned` take any value.
+
+    Examples
+    --------
+    >>> covers(Adam(lr=1e-3)), covers(RMSProp(lr=1e-3, momentum=0.9)), covers(RMSProp(lr=1e-3), ["momentum"])
+    (True, False, False)
+    """
+    if not isinstance(optimizer, RMSProp):
+        return isinstance(optimizer, OPTIMIZERS)
+    momentum = getattr(optimizer.momentum, "scale", optimizer.momentum)  # of a schedule
+    return not (optimizer.centered or np.any(np.asarray(momentum) > 0.0) or "momentum" in tuned)
 
 
 def _without_momentum(optimizer: RMSProp, columns: dict[str, Array]) -> None:
