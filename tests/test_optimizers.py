@@ -277,7 +277,7 @@ class Lookahead(NamedTuple):
 
 
 def _lookahead_start(p, theta):
-    return theta, p.warm
+    return 0.5 * theta, p.warm
 
 
 @mcnqm.update_rule(Lookahead, state=("slow", "squares"), start=_lookahead_start, iterate="slow")
@@ -288,7 +288,7 @@ def _lookahead(p, c, g, theta, s):
 
 
 def _lookahead_path(theta, gradient, steps, *, lr, warm):
-    slow, squares, path = theta.copy(), np.full_like(theta, warm), [theta.copy()]
+    slow, squares, path = 0.5 * theta, np.full_like(theta, warm), [0.5 * theta]
     for t in range(steps):
         g = gradient(t, theta)
         squares = squares + g * g

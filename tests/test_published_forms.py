@@ -17,6 +17,7 @@ SOME = np.r_[0:20, 20:STEPS:97, STEPS]
 
 SLOW, FAST = cosine(1e-2, steps=STEPS, final=0.1), cosine(0.2, steps=STEPS, final=0.1)
 CYCLE = mcnqm.schedules.join([linear(0.95, steps=20, final=0.9), linear(0.855, steps=40, final=1.1)], [20])
+RISE_AND_FALL = mcnqm.schedules.warmup_stable_decay(0.5, warmup=100, stable=500, decay=1400, final=0.1)
 DECAY = piecewise([0.1, 0.01], [500, 1])
 
 CASES = {
@@ -42,9 +43,9 @@ CASES = {
     "Signum": Signum(lr=1e-3, weight_decay=0.1),
     "Signum, scheduled": Signum(lr=SLOW * 0.1, momentum=CYCLE),
     "schedule-free SGD": ScheduleFreeSGD(lr=0.5, weight_decay=0.02),
-    "schedule-free SGD, scheduled": ScheduleFreeSGD(lr=linear(0.05, 100, 10.0), momentum=CYCLE),
+    "schedule-free SGD, scheduled": ScheduleFreeSGD(lr=RISE_AND_FALL, momentum=CYCLE),
     "schedule-free Adam": ScheduleFreeAdam(lr=1e-2, weight_decay=0.1, eps=1e-3),
-    "schedule-free Adam, scheduled": ScheduleFreeAdam(lr=linear(1e-3, 100, 10.0), beta1=CYCLE),
+    "schedule-free Adam, scheduled": ScheduleFreeAdam(lr=RISE_AND_FALL * 0.02, beta1=CYCLE),
 }
 QUICK = ("dampened", "Adam, Keras", "RMSProp, centered", "schedule-free Adam")
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 import mcnqm
 from mcnqm import SGD, NoisyQuadratic, ParameterError, analytic, averaging, optimize_schedule, schedules
+from mcnqm.analytic._slow import SlowLimit
+from mcnqm.schedule_search import _Rule
 
 PROBLEM = NoisyQuadratic([1.0, 0.3, 0.01], [0.5, 1.0, 2.0], initial_mean=[1.0, 0.0, -1.0], initial_std=0.5)
 DECAYED = SGD(0.3, weight_decay=0.2)
@@ -155,6 +157,25 @@ def test_the_best_schedule_has_the_risk_that_it_says(optimizer: SGD, tune: bool)
     if not tune:
         early = analytic.risk(problem, optimizer._replace(lr=rates), 16, int(constant), record=[int(constant) - 1])
         assert early.risk.min() > 0.06
+
+
+@pytest.mark.parametrize("optimizer", [DAMPENED, SGD(0.1, 0.5, True, 0.5, 0.2), DECAYED])
+def test_rates_are_sought_up_to_the_edge_of_stability(optimizer: SGD) -> None:
+    top = analytic.largest_stable_lr(PROBLEM, optimizer).largest_stable_lr.item()
+    largest = _Rule.of(PROBLEM, optimizer, False).largest(np.array([optimizer.momentum]))[0].item()
+    assert largest == pytest.approx(top, rel=1e-3)
+    assert largest <= top
+
+
+def test_the_limit_of_small_rates_with_decay() -> None:
+    """On one coordinate it is that of the curvature h + λ, where the loss weighs h of it."""
+    h, decay = 0.3, 0.2
+    limit = SlowLimit.of(NoisyQuadratic([h], [2.0]), 0.0, decay)
+    other = SlowLimit.of(NoisyQuadratic([h + decay], [2.0]))
+    for examples in (10.0, 1e3, 1e6):
+        assert limit.risk(examples) == pytest.approx(h / (h + decay) * other.risk(examples), rel=1e-12)
+        lengths = np.full(4, 25)
+        np.testing.assert_allclose(limit.rates(examples, lengths), other.rates(examples, lengths), rtol=1e-12)
 
 
 def test_momentum_is_not_tuned_with_dampening() -> None:
