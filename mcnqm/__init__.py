@@ -5,7 +5,18 @@ from mcnqm._version import __version__
 from mcnqm.agreement import agreement
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.updates import update_rule
-from mcnqm.optimizers import SGD, Adam, Lion, RMSProp, hyperparameters
+from mcnqm.optimizers import (
+    SGD,
+    Adam,
+    AdEMAMix,
+    Lion,
+    NAdam,
+    RMSProp,
+    ScheduleFreeAdam,
+    ScheduleFreeSGD,
+    Signum,
+    hyperparameters,
+)
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.schedule_search import optimize_schedule, schedules_of
 from mcnqm.simulate import noise, simulate
@@ -14,11 +25,16 @@ from mcnqm.tune import tune
 
 __all__ = [
     "SGD",
+    "AdEMAMix",
     "Adam",
     "Lion",
+    "NAdam",
     "NoisyQuadratic",
     "ParameterError",
     "RMSProp",
+    "ScheduleFreeAdam",
+    "ScheduleFreeSGD",
+    "Signum",
     "__version__",
     "agreement",
     "analytic",

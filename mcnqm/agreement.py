@@ -144,6 +144,8 @@ def agreement(
         raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
     if not isinstance(optimizer, SGD):
         raise ParameterError("optimizer", optimizer, "be linear in the gradient (mcnqm.SGD)")
+    if not isinstance(optimizer.dampening, float):
+        raise ParameterError("dampening", optimizer.dampening, "be a single number here")
     settings = settings_of(optimizer, batch_size, schedules=True)
     integer("steps", steps, 1)
     wanted = recorded_steps(steps, _default_record(steps) if record is None else record)
@@ -236,17 +238,22 @@ class _Exact:
         self.transition = np.zeros_like(self.covariance)
         self.noise = np.zeros_like(self.covariance)
         gaps = np.diff(record)
-        # Without schedules, all gaps of a length are alike; with them, each begins where the last ended.
-        begins = record[:-1] if settings.schedules else np.zeros(gaps.size, dtype=np.int64)
+        # Without schedules, all gaps of a length are alike; with them, each begins where the last ended. With dampening
+        # the first step, and so the first gap, is apart from the rest.
+        dampened = bool(np.any(settings.values.get("dampening", 0.0)))
+        begins = record[:-1] if settings.schedules else np.minimum(record[:-1], int(dampened))
         for begin, gap in np.unique(np.stack([begins, gaps]), axis=1).T.tolist():
             where = np.flatnonzero((begins == begin) & (gaps == gap)) + 1
             then, batch = _later(optimizer, begin), batch_size
+            unit = np.ones(self.mean.shape[-1])
+            if dampened and begin > 0:
+                then, unit[1] = _undampened(then)
             if isinstance(batch, Schedule):
                 batch = batch.later(begin)
             power = flat(theory.transition(problem, then, batch, gap)["transition"])
             _, noise = mean_and_covariance(theory.moments(still, then, batch, gap, record=[gap]))
-            self.transition[:, where] = power[:, np.newaxis]
-            self.noise[:, where] = noise[:, :1]
+            self.transition[:, where] = power[:, np.newaxis] * unit[:, np.newaxis] / unit
+            self.noise[:, where] = noise[:, :1] * unit[:, np.newaxis] * unit
         self.noise[:, 0] = self.covariance[:, 0]
         self.scale = self._scale()
 
@@ -284,6 +291,12 @@ def _later(optimizer: Any, start: int) -> Any:
     """The optimizer whose schedules begin at step `start`."""
     changing = {k: v.later(start) for k, v in optimizer._asdict().items() if isinstance(v, Schedule)}
     return optimizer._replace(**changing) if changing else optimizer
+
+
+def _undampened(optimizer: Any) -> tuple[Any, float]:
+    """The heavy ball that a dampened one is from its second step on, and what its buffer is multiplied by."""
+    keep = 1.0 - float(optimizer.dampening)
+    return optimizer._replace(lr=optimizer.lr * keep, dampening=0.0), keep
 
 
 def _standardise(deviation: Array, covariance: Array, scale: Array) -> tuple[Array, NDArray[np.bool_], bool]:

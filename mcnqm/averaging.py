@@ -103,7 +103,7 @@ def polynomial(eta: float) -> Schedule:
     return Schedule(1.0, (Harmonic(0, float(nonnegative.check("eta", eta))),))
 
 
-def growing(decay: float, eta: float = 9.0) -> Schedule:
+def growing(decay: float, eta: float = 8.0) -> Schedule:
     r"""An exponential average whose memory grows with the run up to its own: γ = min(decay, (t+1)/(t+2+η)).
 
     Parameters
@@ -111,17 +111,21 @@ def growing(decay: float, eta: float = 9.0) -> Schedule:
     decay : float
         γ that is reached, in [0, 1).
     eta : float
-        η >= 0; the default is TensorFlow's ramp, but for one step.
+        η >= 0; the default, 8, is TensorFlow's ramp ``(1 + t) / (10 + t)``.
 
     Returns
     -------
     Schedule
         Of γ, for ``average=``.
 
+    Notes
+    -----
+    ``tf.train.ExponentialMovingAverage(decay, num_updates=t)``, with t = 0 at the update to step 1.
+
     Examples
     --------
-    >>> growing(0.99)([0, 9, 10_000]).round(4)
-    array([0.0909, 0.5   , 0.99  ])
+    >>> growing(0.99)([0, 8, 10_000]).round(4)
+    array([0.1 , 0.5 , 0.99])
     """
     limit = float(unit_interval.check("decay", decay))
     return Schedule(1.0, (Harmonic(0, float(nonnegative.check("eta", eta)), limit),))

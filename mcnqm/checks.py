@@ -34,7 +34,7 @@ _NODES = 16
 
 def has_theory(optimizer: Any) -> bool:
     """Whether some theory knows the steps of an optimizer."""
-    return isinstance(optimizer, (SGD, *analytic.mean_field.OPTIMIZERS))
+    return isinstance(optimizer, SGD) or analytic.mean_field.covers(optimizer)
 
 
 def theoretical_steps(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, target: Any) -> xr.DataArray:

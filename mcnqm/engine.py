@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
+from mcnqm.kernels.forms import has_twin, kernel_form
 from mcnqm.kernels.loops import LANES, Shard
 from mcnqm.kernels.shards import ShardResult, ShardState, advance_shard, new_cancel_flag, padded
-from mcnqm.kernels.updates import HeavyBall, Nesterov, PlainSGD, rule_of
-from mcnqm.optimizers import SGD
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import Meter
 from mcnqm.schedules import Scaled, Segments
@@ -66,24 +65,6 @@ _OUT_BYTES = 2**25
 
 _TABLE, _LONG_TABLE = 2**19, 2**27
 """Most numbers in a table of schedules: longer runs are cut, except those that keep paths, which have the second."""
-
-
-def kernel_form(optimizer: Any, values: dict[str, NDArray[np.float64]]) -> tuple[type, NDArray[np.float64]]:
-    """The NamedTuple type that kernels know an optimizer by, and its fields, shape (fields, settings).
-
-    SGD comes in three forms, so that nobody pays for a momentum that is zero or a switch that is off.
-    """
-    kind: type = type(optimizer)
-    columns = dict(values)
-    if isinstance(optimizer, SGD):
-        kind = Nesterov if optimizer.nesterov else HeavyBall
-        if not values["momentum"].any():
-            kind = PlainSGD
-    else:
-        size = next(iter(values.values())).size
-        columns.update({name: np.full(size, float(getattr(optimizer, name))) for name in optimizer._switches})
-    names: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]
-    return kind, np.stack([columns[name] for name in names])
 
 
 class Closed(RuntimeError):  # noqa: N818 - not an error, unless somebody still wants results
@@ -314,11 +295,6 @@ def joined(jobs: Sequence[Job]) -> Job:
     values = {name: np.concatenate([job.settings.values[name] for job in jobs]) for name in first.settings.values}
     size = sum(job.settings.size for job in jobs)
     return replace(first, settings=Settings(("setting",), (size,), values, {}))
-
-
-def has_twin(optimizer: Any) -> bool:
-    """Whether the optimizer has a mean-field twin, for use as a control variate."""
-    return not isinstance(optimizer, SGD) and rule_of(type(optimizer)).twin is not None
 
 
 def twin_cells(trajectories: int) -> int:

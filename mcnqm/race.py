@@ -188,7 +188,8 @@ class Race:
 
         if not self._octaves or step >= 2 * self._octaves[-1][0]:
             level = np.full(targets.size, np.nan)
-            level[alive] = np.log(np.where(np.isfinite(risk) & (risk > 0), risk, np.nan)).mean(axis=(1, 2))
+            known = np.isfinite(risk) & (risk > 0.0)  # nothing is left where there is no noise
+            level[alive] = np.log(np.where(known, risk, np.nan)).mean(axis=(1, 2))
             self._octaves.append((step, level))
             steady = _steady(self._octaves, alive, self._initial, self._settle_from) & self._settle[alive] & ~gone
             steady &= risk[:, 0, -1] > targets[alive]  # below it the crossing only waits for its window

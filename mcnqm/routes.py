@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -251,11 +251,11 @@ def mean_field_route(problem: NoisyQuadratic, batch_size: float, target: float) 
     return _MeanField(problem, batch_size, target)
 
 
-def theory_of(optimizer: Any) -> Callable[[NoisyQuadratic, float, float], Route] | None:
-    """The route of the theory that an optimizer has: exact, mean field, or none."""
+def theory_of(optimizer: Any, tuned: Iterable[str] = ()) -> Callable[[NoisyQuadratic, float, float], Route] | None:
+    """The route of the theory that an optimizer has, whatever the `tuned` values: exact, mean field, or none."""
     if isinstance(optimizer, SGD):
         return exact_route
-    return mean_field_route if isinstance(optimizer, analytic.mean_field.OPTIMIZERS) else None
+    return mean_field_route if analytic.mean_field.covers(optimizer, tuned) else None
 
 
 def _zipped(optimizer: Any, candidates: Mapping[str, Array]) -> Any:

@@ -68,6 +68,10 @@ _LONGEST_ADAPTIVE = 2**22
 """The twin goes step by step: longer runs are not searched."""
 
 
+_UNSEARCHED = ("eps_root", "eps_hat", "momentum", "centered")
+"""Options of Adam and RMSProp that their search does not know."""
+
+
 def optimize_schedule(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -103,7 +107,8 @@ def optimize_schedule(
     ----------
     problem : NoisyQuadratic
     optimizer : SGD, Adam or RMSProp
-        SGD with any momentum, Nesterov's form and preconditioner, all scalar. Its learning rate is a first guess and
+        SGD with any momentum, Nesterov's form, preconditioner, weight decay and dampening, all scalar. Adam and RMSProp
+        without `eps_root`, `eps_hat`, `momentum` and `centered`. Its learning rate is a first guess and
         decides nothing; its momentum is used, unless `tune_momentum`. Adam and RMSProp: see the notes.
     batch_size : Number
         Examples per step, >= 1. An array is done one by one, for SGD each from its neighbour's schedule.
@@ -201,6 +206,11 @@ def optimize_schedule(
     for name, value in numeric_fields(optimizer).items():
         if isinstance(value, Schedule) or np.ndim(value):
             raise ParameterError(name, value, "be a scalar: schedules are what is sought")
+    for name in _UNSEARCHED:
+        value = getattr(optimizer, name, 0.0)
+        if value and not isinstance(optimizer, SGD):
+            allowed = "be left at its default: the gradient that the search follows does not know it"
+            raise ParameterError(name, value, allowed)
     if (steps is None) == (target is None):
         raise ParameterError("steps, target", (steps, target), "be given one without the other")
     if steps is not None:
@@ -262,16 +272,14 @@ def optimize_schedule(
         return _described(labelled(searches, batch, target), problem, optimizer, "mean field and simulation", config)
     rule = _Rule.of(problem, optimizer, tune_momentum)
     small = problem.binned(count)
-    slow = SlowLimit.of(small, rule.precondition) if small.noise.any() else None
+    slow = SlowLimit.of(small, rule.precondition, rule.weight_decay) if small.noise.any() else None
     meter = meter_of(progress)
     meter.start(float(batch.size), "schedules")
     answers: list[_Answer] = []
     try:
         for b in batch.values.reshape(-1):
-            coarse = Composed.of(small, b, precondition=rule.precondition, nesterov=rule.nesterov)
-            fine = coarse
-            if small is not problem:
-                fine = Composed.of(problem, b, precondition=rule.precondition, nesterov=rule.nesterov)
+            coarse = rule.composed(small, b)
+            fine = coarse if small is problem else rule.composed(problem, b)
             neighbour = answers[-1].found if answers else None
             search = _Search(coarse, fine, rule, layout, slow, float(b), float(optimizer.lr))  # type: ignore[arg-type]
             answers.append(search.run(steps, target, limit, neighbour, baselines))
@@ -381,15 +389,32 @@ class _Rule:
 
     nesterov: bool
     precondition: float
+    weight_decay: float
+    dampening: float
     momentum: float
     tuned: bool
     steepest: float
 
     @classmethod
     def of(cls, problem: NoisyQuadratic, optimizer: SGD, tuned: bool) -> _Rule:
-        precondition = float(optimizer.precondition)  # type: ignore[arg-type]
-        steepest = Composed.of(problem, 1.0, precondition=precondition).scale.max()
-        return cls(optimizer.nesterov, precondition, float(optimizer.momentum), tuned, float(steepest))  # type: ignore[arg-type]
+        numbers = {name: float(value) for name, value in numeric_fields(optimizer).items()}
+        decay, dampening = numbers["weight_decay"], numbers["dampening"]
+        if tuned and dampening:
+            raise ParameterError("tune_momentum", True, "be False with dampening, which needs momentum > 0 throughout")
+        composed = Composed.of(problem, 1.0, precondition=numbers["precondition"], weight_decay=decay)
+        steepest = float(composed.scale.max()) * (1.0 - dampening)
+        rest = numbers["momentum"], tuned, steepest
+        return cls(optimizer.nesterov, numbers["precondition"], decay, dampening, *rest)
+
+    def composed(self, problem: NoisyQuadratic, batch_size: float) -> Composed:
+        """The problem under it."""
+        return Composed.of(
+            *(problem, batch_size),
+            precondition=self.precondition,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            dampening=self.dampening,
+        )
 
     def largest(self, momentum: Array) -> tuple[Array, Array]:
         """Largest rate at a momentum, and the derivative of its logarithm by that."""
@@ -698,7 +723,7 @@ class _Search:
             return []
         lengths = self.layout.of(steps)
         momentum = np.full(lengths.size, -np.expm1(-memory))
-        rates = self.slow.rates(steps * self.batch_size, lengths) * (1.0 - momentum)
+        rates = self.slow.rates(steps * self.batch_size, lengths) * (1.0 - momentum) / (1.0 - self.rule.dampening)
         x = np.log(np.maximum(rates / self.rule.largest(momentum)[0], np.exp(_LOWEST)))
         return [_Found(lengths, np.minimum(x, 0.0), np.full(x.size, memory))]
 

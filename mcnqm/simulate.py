@@ -16,6 +16,7 @@ from mcnqm.domains import choice, integer
 from mcnqm.engine import Job, Pool, has_twin, run_loss, run_paths, twin_cells
 from mcnqm.errors import ParameterError
 from mcnqm.flags import Flag, flag_attrs
+from mcnqm.kernels.forms import iterate_row
 from mcnqm.kernels.noise import GRADIENT, INITIAL, MAX_EXAMPLES
 from mcnqm.kernels.shards import replay
 from mcnqm.optimizers import Number
@@ -66,7 +67,7 @@ def simulate(
     problem : NoisyQuadratic
         Where. A multiplicity of n is n coordinates with noise of their own.
     optimizer : optimizer
-        `SGD`, `Adam`, `RMSProp`, `Lion` or one of your own. Any numeric hyperparameter may be a scalar, a 1-D array
+        `SGD`, `Adam`, another of the package, or your own. Any numeric hyperparameter may be a scalar, a 1-D array
         (a dimension of its own name) or a DataArray; they combine by name, as does `batch_size`. Or a schedule
         (`mcnqm.schedules`): a value for each step.
     batch_size : Number
@@ -91,9 +92,10 @@ def simulate(
         :math:`\bar\theta_{t+1} = \gamma \bar\theta_t + (1-\gamma)\theta_{t+1}` from :math:`\bar\theta_0 = \theta_0`;
         or a schedule of it (`mcnqm.averaging`). Losses are then those of the average.
     control_variate : bool, optional
-        Run the mean-field twin of an adaptive optimizer (Adam, RMSProp) beside every lane, and use it to estimate
-        the risk with less variance. By default where there is a twin, at least 8 trajectories, no average,
-        ``minibatch="exact"`` and float64: it adds about half to the time and changes no loss.
+        Run the mean-field twin of an adaptive optimizer (Adam, RMSProp, NAdam, AdEMAMix, ScheduleFreeAdam) beside
+        every lane, and use it to estimate the risk with less variance. By default where there is a twin, at least
+        8 trajectories, no average, ``minibatch="exact"`` and float64: it adds about half to the time and changes no
+        loss.
     dtype : {"float64", "float32"}
         Of parameters, optimizer state and updates. The second makes sweeps of Adam about three times as fast, and with
         rates worth running its rounding is far below the Monte Carlo error; see the notes for where it is not. Sums
@@ -198,7 +200,8 @@ def simulate(
     try:
         losses = run_loss(job, wanted, pool, meter)
         loss = losses.loss
-        paths = None if chosen is None else run_paths(job, wanted, chosen, pool, meter)
+        keep = iterate_row(optimizer) + 1
+        paths = None if chosen is None else run_paths(job, wanted, chosen, pool, meter, keep=keep)
     finally:
         meter.close()
 
@@ -253,7 +256,7 @@ def simulate(
     if reduction is not None:
         result["variance_reduction"] = ((*dims, "step"), settings.unflatten(reduction))
     if chosen is not None and paths is not None:
-        theta = ((*dims, "trajectory", "step", "coordinate"), settings.unflatten(paths[..., 0]))
+        theta = ((*dims, "trajectory", "step", "coordinate"), settings.unflatten(paths[..., -1]))
         result = result.assign(theta=theta).assign_coords(coordinate=chosen)
         result["theta"].attrs["units"] = "parameter"
     return result

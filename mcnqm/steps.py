@@ -18,7 +18,7 @@ from mcnqm.domains import choice, integer, positive
 from mcnqm.engine import Job, Pool, has_twin, twin_cells
 from mcnqm.errors import ParameterError
 from mcnqm.flags import flag_attrs
-from mcnqm.optimizers import SGD, Lion, Number
+from mcnqm.optimizers import SGD, Lion, Number, numeric_fields
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import meter_of
 from mcnqm.race import REASONS, Race, at_least, run_races, summarise
@@ -321,11 +321,13 @@ def _may_settle(
     # At a rate of zero nothing moves any more, nor does an average that keeps all of the past.
     still = (last["lr"] == 0.0) | (last.get("average", 0.0) == 1.0)
     average = along["average"].where(~still, 0.0) if "average" in along else None
+    fields: dict[str, Any] = {name: along[name] for name in numeric_fields(optimizer)}
+    # Nesterov's form and dampening need momentum, which a schedule may take to 0; this little changes no digit.
+    fields["momentum"] = fields["momentum"].clip(np.finfo(np.float64).tiny if optimizer.nesterov else 0.0)
+    fields["dampening"] = fields["dampening"].where(fields["momentum"] > 0.0, 0.0)
     level = analytic.steady_state(
         problem,
-        optimizer._replace(
-            lr=along["lr"].where(~still, 1.0), momentum=along["momentum"], precondition=along["precondition"]
-        ),
+        optimizer._replace(**{**fields, "lr": along["lr"].where(~still, 1.0)}),
         along["batch_size"],
         average=average,
     )["risk"].values

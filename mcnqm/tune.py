@@ -287,7 +287,7 @@ def tune(
         batch = xr.DataArray(plain, dims=along, coords=dict.fromkeys(along, plain))
     sizes = batch.values.reshape(-1).tolist()
     if method == "simulate":
-        searches, known, theory = {}, {}, theory_of(optimizer)
+        searches, known, theory = {}, {}, theory_of(optimizer, bounds)
         for k, b in enumerate(sizes):
             route, guide = SimulatedRoute(problem, b, target, options, pool), None
             if len(bounds) == 1 and theory is not None:

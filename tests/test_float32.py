@@ -12,7 +12,7 @@ from mcnqm import SGD, Adam, Lion, NoisyQuadratic, ParameterError, RMSProp, sche
 from mcnqm.domains import positive, unit_interval
 from mcnqm.engine import Job, March, Pool, run_loss
 from mcnqm.kernels.jit import number
-from mcnqm.kernels.updates import _adam
+from mcnqm.kernels.rules.adam import _plain
 from mcnqm.progress import NoMeter
 from mcnqm.settings import settings_of
 
@@ -129,7 +129,7 @@ def test_an_optimizer_of_ones_own_may_have_literals():
 def test_constants_in_plain_python():
     """Updates can be called as they are written, with or without constants that follow the width."""
     assert number(1.0, np.float32(2.0)) == 1.0
-    theta, (m, v) = _adam(Adam(lr=0.1, eps=0.0), (0.1, 0.0), 2.0, 1.0, (0.0, 0.0))
+    theta, (m, v) = _plain(Adam(lr=0.1, eps=0.0), (0.1, 0.0), 2.0, 1.0, (0.0, 0.0))
     assert (m, v) == pytest.approx((0.2, 0.004))
     assert theta == pytest.approx(1.0 - 0.1 * 0.2 / np.sqrt(0.004))
 

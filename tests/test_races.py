@@ -64,7 +64,7 @@ def test_settings_follow_one_another():
     "other",
     [
         (mcnqm.RMSProp(lr=1e-2), 8, 0.1, {}),
-        (mcnqm.SGD(lr=0.1, nesterov=True), 8, 0.1, {}),
+        (mcnqm.SGD(lr=0.1, momentum=0.5, nesterov=True), 8, 0.1, {}),
         (mcnqm.SGD(lr=mcnqm.schedules.cosine(0.1, steps=100)), 8, 0.1, {}),
         (mcnqm.SGD(lr=0.1), 8, 0.1, {"seed": 2}),
         (mcnqm.SGD(lr=0.1), 8, 0.1, {"trajectories": 4}),

@@ -179,7 +179,7 @@ def test_any_number_of_pieces(problem: NoisyQuadratic, pieces: int, batch_size: 
         pytest.param(SGD(lr=0.1, momentum=0.8, nesterov=True), False, marks=pytest.mark.slow),
         (SGD(lr=0.1, precondition=0.5), False),
         pytest.param(SGD(lr=0.1, momentum=0.9), True, marks=pytest.mark.slow),
-        pytest.param(SGD(lr=0.1, nesterov=True, precondition=0.5), True, marks=pytest.mark.slow),
+        pytest.param(SGD(lr=0.1, momentum=0.5, nesterov=True, precondition=0.5), True, marks=pytest.mark.slow),
     ],
 )
 def test_momentum_and_preconditioners(optimizer: SGD, tune_momentum: bool) -> None:

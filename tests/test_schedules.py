@@ -43,6 +43,23 @@ T = np.arange(40)
         (averaging.tail(7), np.maximum(T - 6, 0) / (np.maximum(T - 6, 0) + 1)),
         (averaging.polynomial(2.5), (T + 1) / (T + 4.5)),
         (averaging.growing(0.6, eta=4.0), np.minimum((T + 1) / (T + 6), 0.6)),
+        (averaging.growing(0.7), np.minimum(0.7, (1 + T) / (10 + T))),  # TensorFlow's, of num_updates = T
+        (
+            schedules.join([schedules.linear(0.5, steps=9), schedules.cosine(2.0, steps=20, final=0.1)], [6]),
+            np.where(T < 6, 0.5 * (1 - T / 9), 1.1 + 0.9 * np.cos(np.pi * np.clip((T - 6) / 20, 0, 1))),
+        ),
+        (
+            schedules.join([schedules.piecewise([3, 1], 4), schedules.from_function(lambda t: t), averaging.tail(3)],
+                           [6, 8]),
+            np.select([T < 4, T < 6, T < 8], [3, 1, T - 6], np.maximum(T - 10, 0) / (np.maximum(T - 10, 0) + 1)),
+        ),
+        (schedules.join([schedules.constant(2.0)], []), np.full(40, 2.0)),
+        (schedules.join([schedules.constant(2.0), schedules.linear(1.0, steps=9)], [5]).later(7),
+         1 - np.minimum((T + 2) / 9, 1)),
+        (
+            schedules.warmup_stable_decay(2.0, warmup=4, stable=6, decay=10, final=0.5, initial=0.2),
+            2.0 * np.minimum(0.2 + 0.8 * T / 4, 1 - 0.5 * np.clip((T - 10) / 10, 0, 1)),
+        ),
         (schedules.linear(2.0, steps=20).later(5), 2.0 * (1 - np.minimum((T + 5) / 20, 1))),
     ],
 )  # fmt: skip
@@ -110,6 +127,16 @@ def test_scaling_and_sweeping():
         (lambda: schedules.cosine(1.0, steps=5, final=-1.0), "final must be >= 0, got -1.0"),
         (lambda: schedules.warmup_stable_decay(1.0, warmup=0, stable=0, decay=0), "be at least one step"),
         (lambda: schedules.warmup_stable_decay(1.0, warmup=0, stable=1, decay=0, shape="x"), "shape must be one of"),
+        (lambda: schedules.warmup_stable_decay(1.0, warmup=0, stable=1, decay=1, initial=0.0), "initial must be None"),
+        (lambda: schedules.warmup_stable_decay(1.0, warmup=1, stable=1, decay=1, initial=-1), "initial must be >= 0"),
+        (lambda: schedules.join([], []), "schedules must be at least one schedule, in a list"),
+        (lambda: schedules.join([0.1], []), "schedules must be at least one schedule, in a list"),
+        (lambda: schedules.join([schedules.constant([1.0, 2.0])], []), "schedules must not be sweeps themselves"),
+        (lambda: schedules.join(2 * [schedules.constant(1.0)], []), "increase, 1 for 2 schedules, got"),
+        (lambda: schedules.join(3 * [schedules.constant(1.0)], [5, 5]), "boundaries must be whole numbers >= 1 that"),
+        (lambda: schedules.join(2 * [schedules.constant(1.0)], [0]), "boundaries must be whole numbers >= 1 that"),
+        (lambda: schedules.join(2 * [schedules.constant(1.0)], [1.5]), "boundaries must be whole numbers >= 1 that"),
+        (lambda: SGD(schedules.join([schedules.constant(-1.0), schedules.constant(1.0)], [5])), "lr must be >= 0"),
         (lambda: schedules.from_function(3.0), "function must be callable"),
         (lambda: schedules.from_function(lambda t: t[:1])([1, 2]), "function must return one value for each"),
         (lambda: schedules.stack({}), "schedules must map at least one label"),
@@ -287,3 +314,77 @@ def test_no_schedule_of_a_preconditioner():
 def test_a_final_fraction_is_one_number(make):
     with pytest.raises(mcnqm.ParameterError, match="final must be a scalar"):
         make(0.1, 10, final=[0.1, 0.2])
+
+
+# --------------------------------------------------------------------------- the end points of torch's and optax's
+
+
+def torch_linear(t, rate, start, end, total):
+    """``LinearLR``, from its documentation."""
+    return rate * (start + (end - start) * np.minimum(t, total) / total)
+
+
+def torch_cosine(t, rate, T_max, eta_min):
+    """``CosineAnnealingLR``, its closed form."""
+    return eta_min + (rate - eta_min) * (1 + np.cos(np.pi * t / T_max)) / 2
+
+
+def torch_one_cycle(t, top, total, pct_start=0.3, div_factor=25.0, final_div_factor=1e4):
+    """``OneCycleLR`` with cosines in two phases."""
+    first = top / div_factor
+    turn, end = pct_start * total - 1, total - 1
+    cos = lambda a, b, x: b + (a - b) / 2 * (1 + np.cos(np.pi * x))  # noqa: E731
+    return np.where(t <= turn, cos(first, top, t / turn), cos(top, first / final_div_factor, (t - turn) / (end - turn)))
+
+
+def optax_warmup_cosine(t, init, peak, warmup, decay_steps, end):
+    """``warmup_cosine_decay_schedule``, whose `decay_steps` count the warm-up."""
+    x = np.clip((t - warmup) / (decay_steps - warmup), 0, 1)
+    alpha = end / peak
+    return np.where(
+        t < warmup, init + (peak - init) * t / warmup, peak * ((1 - alpha) * 0.5 * (1 + np.cos(np.pi * x)) + alpha)
+    )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected", "last"),
+    [
+        (schedules.linear(0.3 / 3, steps=5, final=3.0), torch_linear(T, 0.3, 1 / 3, 1.0, 5), 39),
+        (schedules.linear(0.3, steps=5, final=0.2), 0.3 + (0.06 - 0.3) * np.clip(T / 5, 0, 1), 39),  # optax's
+        (schedules.cosine(0.3, steps=20, final=0.1), torch_cosine(T, 0.3, 20, 0.03), 20),
+        (schedules.exponential(0.3, steps=39, final=0.9**39), 0.3 * 0.9**T, 39),
+        (schedules.exponential(0.3, steps=39, final=0.5 ** (39 / 7)), 0.3 * 0.5 ** (T / 7), 39),  # optax's
+        (schedules.piecewise([0.3, 0.03, 0.003], [5, 10, 1]), 0.3 * 0.1 ** ((T >= 5) * 1.0 + (T >= 15)), 39),
+        (
+            schedules.join([schedules.cosine(0.3 / 25, steps=11, final=25.0),
+                            schedules.cosine(0.3, steps=28, final=1 / 25e4)], [11]),
+            torch_one_cycle(T, 0.3, 40), 39,
+        ),
+        (
+            schedules.join([schedules.linear(0.03, steps=8, final=10.0), schedules.exponential(0.3, 31, 0.9**31)], [8]),
+            np.where(T < 8, torch_linear(T, 0.3, 0.1, 1.0, 8), 0.3 * 0.9 ** (T - 8.0)), 39,
+        ),
+        (
+            schedules.warmup_stable_decay(0.3, warmup=8, stable=0, decay=22, final=0.1, shape="cosine", initial=0.2),
+            optax_warmup_cosine(T, 0.06, 0.3, 8, 30, 0.03), 39,
+        ),
+    ],
+    ids=["LinearLR", "linear_schedule", "CosineAnnealingLR", "ExponentialLR", "exponential_decay", "MultiStepLR",
+         "OneCycleLR", "SequentialLR", "warmup_cosine_decay_schedule"],
+)  # fmt: skip
+def test_end_points_of_torch_and_optax(schedule, expected, last):
+    np.testing.assert_allclose(schedule(T[: last + 1]), expected[: last + 1], rtol=1e-12)
+
+
+def test_joined_schedules_by_both_routes():
+    """What a join says of its stretches is used by the theory, which leaps over those that are flat."""
+    rate = schedules.join(
+        [schedules.linear(0.05, steps=30, final=10.0), schedules.constant(0.5), schedules.cosine(0.5, steps=100)],
+        [30, 230],
+    )
+    same = schedules.piecewise(rate(np.arange(400)), 1)
+    for record in ([400], [10, 100, 231, 300]):
+        exact, plain = (mcnqm.analytic.risk(PROBLEM, SGD(s, 0.5), 4, 400, record=record).risk for s in (rate, same))
+        np.testing.assert_allclose(exact, plain, rtol=1e-13)
+    joined, sampled = (mcnqm.simulate(PROBLEM, SGD(s), 4, 400, trajectories=3).loss for s in (rate, same))
+    np.testing.assert_array_equal(joined, sampled)

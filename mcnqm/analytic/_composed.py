@@ -1,15 +1,17 @@
 r"""Risk after pieces of constant rate and momentum, by composed maps, and its gradient by the adjoint.
 
-With :math:`u = \alpha h^{1-p}` and the buffer in units of θ that no rate enters, :math:`\hat m = m / h`, one step is
+With :math:`\tilde h = h + \lambda` for weight decay λ, :math:`u = \alpha \tilde h h^{-p}` and the buffer in units of θ
+that no rate enters, :math:`\hat m = m / \tilde h`, one step is
 
-.. math:: s' = A s + b\, \sqrt{c/B}/h\; z, \qquad s = (\theta, \hat m)
+.. math:: s' = A s + b\, \sqrt{c/B}/\tilde h\; z, \qquad s = (\theta, \hat m)
 
-    A = \begin{pmatrix} 1-\ell u & -\beta^k u \\ 1 & \beta \end{pmatrix}, \qquad b = (-\ell u, 1),
+    A = \begin{pmatrix} 1-\ell g u & -\beta^k u \\ g & \beta \end{pmatrix}, \qquad b = (-\ell g u, g),
 
-with :math:`\ell = 1, k = 1` for the heavy ball and :math:`\ell = 1+\beta, k = 2` for Nesterov's form. The buffer is
+with :math:`\ell = 1, k = 1` for the heavy ball and :math:`\ell = 1+\beta, k = 2` for Nesterov's form. Of each gradient
+the buffer takes the part g = 1 - d, but all of the first, which with dampening is a piece of its own. The buffer is
 torch's, so a rate that changes between two pieces leaves the state alone. A piece of n steps does
 
-.. math:: M' = A^n M (A^n)^T + \frac{c}{B h^2} N_n, \qquad N_n = \sum_{k<n} A^k b b^T (A^k)^T
+.. math:: M' = A^n M (A^n)^T + \frac{c}{B \tilde h^2} N_n, \qquad N_n = \sum_{k<n} A^k b b^T (A^k)^T
 
 to the second moments M. Both come by squaring and multiplying along the bits of n, so a piece costs log n. Derivatives
 of both are carried along. Backwards through the pieces, :math:`\Lambda' = (A^n)^T \Lambda A^n` from the weights of the
@@ -28,8 +30,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcnqm.analytic._doubledouble import power
 from mcnqm.analytic._jit import njit
+from mcnqm.analytic._maps import effective_curvature
 from mcnqm.problem import NoisyQuadratic
 
 __all__ = ["Composed"]
@@ -55,8 +57,10 @@ class Composed:
     Attributes
     ----------
     scale, noise, start, weight : ndarray, shape (a multiple of the width of a pass,)
-        h^(1-p), c / (B h²), E θ(0)² and n h / 2 of each entry; zeros where there is none.
+        (h + λ) h^(-p), c / (B (h + λ)²), E θ(0)² and n h / 2 of each entry; zeros where there is none.
     nesterov : bool
+    dampening : float
+        d; it counts where there is momentum.
 
     Examples
     --------
@@ -78,23 +82,31 @@ class Composed:
     start: Array
     weight: Array
     nesterov: bool = False
+    dampening: float = 0.0
 
     @classmethod
     def of(
-        cls, problem: NoisyQuadratic, batch_size: float, *, precondition: float = 0.0, nesterov: bool = False
+        cls,
+        problem: NoisyQuadratic,
+        batch_size: float,
+        *,
+        precondition: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        dampening: float = 0.0,
     ) -> Composed:
         """Of a problem at a batch size."""
-        h = problem.curvature
+        h, pull = problem.curvature, problem.curvature + weight_decay
         with np.errstate(over="ignore", under="ignore"):
             arrays = (
-                power(h, 1.0 - precondition)[0],
-                problem.noise / h / h / batch_size,
+                effective_curvature(problem, precondition, weight_decay),
+                problem.noise / pull / pull / batch_size,
                 problem.initial_second_moment,
                 0.5 * problem.multiplicity * h,
             )
         size = -(-h.size // _WIDTH) * _WIDTH
         scale, noise, start, weight = (np.concatenate([array, np.zeros(size - h.size)]) for array in arrays)
-        return cls(scale, noise, start, weight, nesterov)
+        return cls(scale, noise, start, weight, nesterov, dampening)
 
     def risk(self, lr: Array, momentum: Array, lengths: Lengths) -> float:
         """Expected loss after all pieces; inf where it overflows."""
@@ -146,7 +158,28 @@ class Composed:
         return self.scale, self.noise, self.start, self.weight
 
     def _momentum(self, lr: Array, momentum: Array, lengths: Lengths, order: int, sums: Any, ends: Array) -> None:
-        _matrix(*self._arrays, lr, momentum, lengths, self.nesterov, order, sums, ends)
+        gains = np.ones(lr.size)
+        if self.dampening == 0.0:
+            _matrix(*self._arrays, lr, momentum, gains, lengths, self.nesterov, order, sums, ends)
+            return
+        # The first step takes its gradient whole: a piece of its own, with the numbers of that which it begins.
+        alone = int(lengths[0] == 1)
+        split = np.maximum(np.arange(-1, lr.size), 0)[alone:]
+        parts = lengths[split]
+        parts[0] = 1
+        if not alone:
+            parts[1] -= 1
+        gains = np.full(split.size, 1.0 - self.dampening)
+        gains[0] = 1.0
+        wide_sums, wide_ends = np.zeros((sums.shape[0], split.size, _WIDTH)), np.zeros(split.size)
+        _matrix(
+            *(*self._arrays, lr[split], momentum[split], gains, parts, self.nesterov, order),
+            *(wide_sums if order else sums, wide_ends),
+        )
+        ends += wide_ends[1 - alone :]
+        if order:
+            sums += wide_sums[:, 1 - alone :]
+            sums[:, 0] += 0.0 if alone else wide_sums[:, 0]
 
 
 @njit
@@ -372,10 +405,10 @@ def _append_beta(W: Array) -> None:
 
 
 @njit
-def _one_step(W: Array, scale: Array, rate: float, beta: float, nesterov: bool) -> None:
+def _one_step(W: Array, scale: Array, rate: float, beta: float, gain: float, nesterov: bool) -> None:
     """Write the map of one step, and its derivatives, to both halves."""
     w = _WIDTH
-    lead, reach = 1.0, beta
+    lead, reach = gain, beta  # of Nesterov's form there is none with a gain other than 1
     dlead, dreach = 0.0, 1.0
     if nesterov:
         lead, reach = 1.0 + beta, beta * beta
@@ -384,11 +417,11 @@ def _one_step(W: Array, scale: Array, rate: float, beta: float, nesterov: bool) 
     for j in range(w):
         u = rate * scale[j]
         for s in (0, _ROWS * w):
-            W[s + j], W[s + w + j], W[s + 2 * w + j], W[s + 3 * w + j] = 1.0 - lead * u, -reach * u, 1.0, beta
-            W[s + 4 * w + j], W[s + 5 * w + j], W[s + 6 * w + j] = lead * lead * u * u, -lead * u, 1.0
+            W[s + j], W[s + w + j], W[s + 2 * w + j], W[s + 3 * w + j] = 1.0 - lead * u, -reach * u, gain, beta
+            W[s + 4 * w + j], W[s + 5 * w + j], W[s + 6 * w + j] = lead * lead * u * u, -lead * gain * u, gain * gain
             W[s + 7 * w + j], W[s + 8 * w + j] = -lead * u, -(1.0 - beta)
             W[s + 9 * w + j], W[s + 10 * w + j] = -lead, -reach
-            W[s + 13 * w + j], W[s + 14 * w + j] = 2.0 * lead * lead * u, -lead
+            W[s + 13 * w + j], W[s + 14 * w + j] = 2.0 * lead * lead * u, -lead * gain
             W[s + 16 * w + j], W[s + 17 * w + j], W[s + 19 * w + j] = -dlead * u, -dreach * u, 1.0
             W[s + 20 * w + j], W[s + 21 * w + j] = 2.0 * lead * dlead * u * u, -dlead * u
 
@@ -401,6 +434,7 @@ def _matrix(
     weight: Array,
     lr: Array,
     momentum: Array,
+    gains: Array,
     lengths: Lengths,
     nesterov: bool,
     order: int,
@@ -419,7 +453,7 @@ def _matrix(
         P[:], C[:], Q[:] = start[here], 0.0, 0.0
         for k in range(pieces):
             n = lengths[k]
-            _one_step(W, h, lr[k], momentum[k], nesterov)
+            _one_step(W, h, lr[k], momentum[k], gains[k], nesterov)
             bit = 1
             while bit <= n // 2:
                 bit *= 2

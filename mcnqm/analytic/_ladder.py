@@ -33,6 +33,7 @@ __all__ = [
     "empty_state",
     "first_rung",
     "limit",
+    "origin",
     "square",
     "start",
     "sums",
@@ -207,14 +208,23 @@ def _walk_on(ladder: Rung, steps: int, state: State, spare: State, scratch: Arra
         j += 1
 
 
+def origin(step: StepMap) -> State:
+    """(v, S) at t = 0."""
+    n, d = step.initial.shape
+    vector = np.zeros((n, 2, d))
+    vector[:, 0] = step.initial
+    return State(vector, np.zeros((n, n, 2, d)))
+
+
 @njit
-def walk(step: StepMap, record: NDArray[np.int64]) -> tuple[Array, Array]:
-    """v, shape (records, n, d), and S, (records, n, n, d), as doubles, at the recorded steps."""
+def walk(step: StepMap, begin: State, record: NDArray[np.int64]) -> tuple[Array, Array]:
+    """v, shape (records, n, d), and S, (records, n, n, d), as doubles, at the recorded steps after (v, S) `begin`."""
     n, d = step.matrix.shape[0], step.matrix.shape[3]
     ladder = _climb(step, _levels(record))
     state, spare, scratch = empty_state(n, d), empty_state(n, d), np.empty((n, n, 2, d))
     vectors, noises = np.empty((record.size, n, d)), np.empty((record.size, n, n, d))
-    start(state, step.initial)
+    state.vector[:] = begin.vector
+    state.noise[:] = begin.noise
     at = 0
     for r in range(record.size):
         _walk_on(ladder, record[r] - at, state, spare, scratch)
@@ -253,8 +263,8 @@ def sums(state: State, weights: Weights) -> tuple[float, float]:
 
 
 @njit
-def walk_sums(step: StepMap, record: NDArray[np.int64], weights: Weights, block: int) -> Array:
-    """`sums` at each recorded step, shape (2, records).
+def walk_sums(step: StepMap, begin: State, record: NDArray[np.int64], weights: Weights, block: int) -> Array:
+    """`sums` at each recorded step after (v, S) `begin`, shape (2, records).
 
     Coordinates go through in blocks, whose ladder stays in the cache.
     """
@@ -273,7 +283,8 @@ def walk_sums(step: StepMap, record: NDArray[np.int64], weights: Weights, block:
         ladder = _climb(part, levels)
         state, spare = empty_state(n, high - low), empty_state(n, high - low)
         scratch = np.empty((n, n, 2, high - low))
-        start(state, part.initial)
+        state.vector[:] = begin.vector[:, :, low:high]
+        state.noise[:] = begin.noise[:, :, :, low:high]
         at = 0
         for r in range(record.size):
             _walk_on(ladder, record[r] - at, state, spare, scratch)

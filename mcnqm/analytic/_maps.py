@@ -1,7 +1,7 @@
 r"""Every linear optimizer as one map per coordinate: :math:`s' = A s + b\, \alpha' \sqrt{c/B}\, z`.
 
 The state is made dimensionless by measuring the buffer in steps: with :math:`\alpha' = \alpha h^{-p}`,
-:math:`u = \alpha' h` and :math:`m̃ = \alpha' m`, `A` depends on u and β alone:
+:math:`u = \alpha' (h + \lambda)` for weight decay λ, and :math:`m̃ = \alpha' m`, `A` depends on u and β alone:
 
 =================  ==============  ============================================  ===================
 optimizer          state           A                                             b
@@ -12,6 +12,9 @@ heavy ball         (θ, m̃)          ``[[1-u, -β], [u, β]]``                 
 Nesterov           (θ, m̃)          ``[[1-(1+β)u, -β²], [u, β]]``                 ``(-(1+β), 1)``
 averaged           (..., θ̄)        ``[[A, 0], [(1-γ) A₀, γ]]``, A₀ the row of θ  ``(b, (1-γ) b₀)``
 =================  ==============  ============================================  ===================
+
+Dampening d makes the buffer take 1 - d of each gradient, which is the heavy ball at the rate (1-d) α, with α' m for m̃
+as before. The first gradient is an exception, since torch takes it whole: what it leaves is the map's `opening`.
 
 Averaging wraps any of the others. Where β → 1, the heavy ball has nearly a Jordan block, of eigenvalue 1 as
 u → 0 and of -1 as u → 2(1+β). Its powers lose no digits where the block is triangular, hence the two forms:
@@ -30,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcnqm.analytic._doubledouble import DoubleDouble, add, divide, double, multiply, power, subtract
-from mcnqm.analytic._ladder import StepMap, Weights
+from mcnqm.analytic._ladder import State, StepMap, Weights
 from mcnqm.averaging import checked_average
 from mcnqm.domains import unit_interval
 from mcnqm.errors import ParameterError
@@ -39,7 +42,7 @@ from mcnqm.problem import NoisyQuadratic
 from mcnqm.schedules import Schedule
 from mcnqm.settings import Settings, settings_of
 
-__all__ = ["MAX_STEPS", "LinearMap", "linear_map", "linear_settings", "maps_of"]
+__all__ = ["MAX_STEPS", "LinearMap", "effective_curvature", "linear_map", "linear_settings", "maps_of"]
 
 Array = NDArray[np.float64]
 
@@ -60,9 +63,13 @@ class LinearMap:
     rate, rate_low : ndarray, shape (size,)
         u = α h^(1-p), as high and low words.
     unit : ndarray, shape (size,)
-        α' = α h^(-p): the noise is ``unit * sqrt(c/B)``, and the buffer m is m̃ over ``unit``.
+        (1-d) α' with α' = α h^(-p): the noise is ``unit * sqrt(c/B)``.
+    scale : ndarray, shape (size,)
+        α': the buffer m is m̃ over ``scale``.
     flipped : ndarray of bool, shape (size,)
         Where the second state is m̃ + 2θ.
+    opening : State or None
+        With dampening, the state after the first step, in terms of ``unit``; without, that step is like the others.
     """
 
     step: StepMap
@@ -70,7 +77,9 @@ class LinearMap:
     rate: Array
     rate_low: Array
     unit: Array
+    scale: Array
     flipped: NDArray[np.bool_]
+    opening: State | None
 
     @property
     def averaged(self) -> bool:
@@ -125,8 +134,10 @@ def linear_map(problem: NoisyQuadratic, nesterov: bool, buffer: bool, values: di
 
 def _linear_map(problem: NoisyQuadratic, nesterov: bool, buffer: bool, values: dict[str, float]) -> LinearMap:
     size = problem.size
-    curvature, preconditioner = _preconditioned(problem, values["precondition"])
-    u = multiply(_spread(double(values["lr"]), size), curvature)
+    curvature, preconditioner = _preconditioned(problem, values["precondition"], values["weight_decay"])
+    whole = multiply(_spread(double(values["lr"]), size), curvature)
+    gain = subtract(_spread(double(1.0), size), _spread(double(values["dampening"]), size))
+    u = multiply(gain, whole) if values["dampening"] else whole
     beta = _spread(double(values["momentum"]), size)
     zero, one = _spread(double(0.0), size), _spread(double(1.0), size)
     stay = subtract(one, u)
@@ -154,6 +165,10 @@ def _linear_map(problem: NoisyQuadratic, nesterov: bool, buffer: bool, values: d
         rows = [[*row, zero] for row in rows] + [[*(multiply(weight, entry) for entry in rows[0]), gamma]]
         impulse = [*impulse, multiply(weight, impulse[0])]
         initial = [*initial, one]
+    scale = values["lr"] / preconditioner[0]
+    opening = None
+    if buffer and values["dampening"]:
+        opening = _opening(whole, gain, flipped, rows[-1][-1] if readout else None)
     return LinearMap(
         StepMap(
             np.array([[np.stack(entry) for entry in row] for row in rows]),
@@ -163,16 +178,50 @@ def _linear_map(problem: NoisyQuadratic, nesterov: bool, buffer: bool, values: d
         readout,
         u[0],
         u[1],
-        values["lr"] / preconditioner[0],
+        scale * gain[0] if values["dampening"] else scale,
+        scale,
         flipped,
+        opening,
+    )
+
+
+def _opening(whole: DoubleDouble, gain: DoubleDouble, flipped: NDArray[np.bool_], gamma: DoubleDouble | None) -> State:
+    """State after a first step that takes the gradient whole: θ = 1 - u, m̃ = u, and noise (-1, 1) / (1 - d).
+
+    `whole` is u without the factor 1 - d, which the unit of the noise has.
+    """
+    size = flipped.size
+    one = _spread(double(1.0), size)
+    kick = divide(one, gain)
+    # In the flipped basis the second entry is m̃ + 2θ: of the start u + 2 (1 - u), of the noise -1.
+    vector = [subtract(one, whole), _where(flipped, subtract(add(one, one), whole), whole)]
+    push = [_negative(kick), _where(flipped, _negative(kick), kick)]
+    if gamma is not None:
+        fresh = subtract(one, gamma)
+        vector.append(add(gamma, multiply(fresh, vector[0])))
+        push.append(multiply(fresh, push[0]))
+    noise = [[multiply(a, b) for b in push] for a in push]
+    return State(
+        np.array([np.stack(entry) for entry in vector]),
+        np.array([[np.stack(entry) for entry in row] for row in noise]),
     )
 
 
 @lru_cache(maxsize=16)
-def _preconditioned(problem: NoisyQuadratic, exponent: float) -> tuple[DoubleDouble, DoubleDouble]:
-    """h^(1-p) and h^p, remembered because a sweep over rates asks again and again."""
+def _preconditioned(problem: NoisyQuadratic, exponent: float, decay: float = 0.0) -> tuple[DoubleDouble, DoubleDouble]:
+    """(h + λ) h^(-p) and h^p, remembered because a sweep over rates asks again and again."""
     preconditioner = power(problem.curvature, exponent)
-    return divide(double(problem.curvature), preconditioner), preconditioner
+    curvature = double(problem.curvature)
+    if decay:
+        curvature = add(curvature, _spread(double(decay), problem.size))
+    return divide(curvature, preconditioner), preconditioner
+
+
+def effective_curvature(problem: NoisyQuadratic, exponent: float, decay: float = 0.0) -> Array:
+    """(h + λ) h^(-p): a step of plain SGD multiplies θ by 1 less α times that."""
+    if decay == 0.0:
+        return power(problem.curvature, 1.0 - exponent)[0]
+    return _preconditioned(problem, exponent, decay)[0][0]
 
 
 def maps_of(settings: Settings) -> list[tuple[NDArray[np.int64], dict[str, float]]]:

@@ -7,6 +7,7 @@ A coordinate's state is the response to its start, v, and what the noise has lef
     v_{t+1} = A_t v_t, \qquad S_{t+1} = A_t S_t A_t^T + b_t b_t^T / B_t,
 
 over (θ, m, θ̄) with torch's buffer m, which does not depend on the rate: where the rate changes, nothing else does.
+Weight decay adds to the curvature in A, and the buffer takes a part of the gradient, all of it at the first step.
 Here that is done in doubles, one step at a time, with a relative error of about t · 1e-16. A stretch in which nothing
 changes is taken as a whole, by the double-double ladder of constant maps. So is one in which only the weight of a plain
 mean changes, n / (n + 1): the sum of the iterates has a constant map.
@@ -95,7 +96,7 @@ class Course:
     Attributes
     ----------
     lines : dict of str to _Line
-        ``lr``, ``momentum``, ``average`` and ``batch_size``.
+        ``lr``, ``momentum``, ``average``, ``batch_size``, ``weight_decay`` and ``dampening``.
     precondition : float
     nesterov, buffer, averaged : bool
         The form of the optimizer; whether there is a momentum buffer, and an average of the iterates.
@@ -108,10 +109,20 @@ class Course:
     averaged: bool
 
     def table(self, start: int, stop: int) -> Array:
-        """Rate, momentum, weight of the past and 1 / B of the steps from `start` to `stop` - 1, shape (4, steps)."""
+        """Numbers of the steps from `start` to `stop` - 1, shape (6, steps).
+
+        Rate, momentum, weight of the past, 1 / B, weight decay and the part of the gradient that the buffer takes.
+        """
         step = np.arange(start, stop, dtype=np.int64)
         lr, momentum, average, batch = (self.lines[k].at(step) for k in ("lr", "momentum", "average", "batch_size"))
-        return np.stack([lr, momentum, average, 1.0 / batch])
+        gain = 1.0 - self.lines["dampening"].at(step)
+        gain[step == 0] = 1.0
+        return np.stack([lr, momentum, average, 1.0 / batch, self.lines["weight_decay"].at(step), gain])
+
+    @property
+    def dampened(self) -> bool:
+        """Whether the first step is apart from the others."""
+        return self.lines["dampening"].scale != 0.0
 
     def settles(self) -> float:
         """Step from which on the run can be taken as a whole; inf if none is known."""
@@ -130,6 +141,8 @@ class Course:
             return []
         ends = [line.stretches() for line in self.lines.values()]
         inside = np.concatenate([*(stop for stop, _ in ends), np.empty(0, np.int64) if stops is None else stops])
+        if self.dampened:
+            inside = np.append(inside, 1)
         cuts = np.unique(np.concatenate([[start, last], inside[(inside > start) & (inside < last)]]))
         kinds = np.stack([form[np.searchsorted(stop, cuts[:-1], side="right")] for stop, form in ends])
         whole = np.where((kinds == STEPWISE).any(axis=0), STEPWISE, kinds.max(axis=0))
@@ -159,8 +172,8 @@ def courses_of(
         members = np.flatnonzero(which.ravel() == k)
         values = {name: float(settings.values[name][members[0]]) for name in names}
         lines = {}
-        for name, default in (("lr", 0.0), ("momentum", 0.0), ("average", 0.0), ("batch_size", 1.0)):
-            line = _Line(name, values.get(name, default))
+        for name in ("lr", "momentum", "average", "batch_size", "weight_decay", "dampening"):
+            line = _Line(name, values.get(name, 1.0 if name == "batch_size" else 0.0))
             if name in tables:
                 table = tables[name]
                 line = _Line(name, line.scale, table.curves[int(table.which[members[0]])], table.domain)
@@ -272,16 +285,19 @@ def stretch_map(walk: Walk, piece: Piece) -> tuple[StepMap, Into, Back]:
     The basis is that of `mcnqm.analytic._maps`; with COUNTING, its last entry is the sum of the averaged iterates.
     """
     course, size = walk.course, walk.problem.size
-    lr, momentum, gamma, inverse = course.table(piece.start, piece.start + 1)[:, 0].tolist()
-    values = {"lr": lr, "momentum": momentum, "precondition": course.precondition}
+    lr, momentum, gamma, inverse, decay, gain = course.table(piece.start, piece.start + 1)[:, 0].tolist()
+    values = {"lr": lr, "momentum": momentum, "precondition": course.precondition, "weight_decay": decay}
+    values["dampening"] = 1.0 - gain
     if course.averaged and piece.form == FLAT:
         values["average"] = gamma
     with np.errstate(all="ignore"):
         if lr > 0.0:
             linear = linear_map(walk.problem, course.nesterov, course.buffer, values)
-            step, unit, flipped = linear.step, linear.unit, linear.flipped
+            step, unit, scale, flipped = linear.step, linear.unit, linear.scale, linear.flipped
         else:
-            step, unit = _still(walk.curvature, course.buffer, momentum, values.get("average"))
+            pull = gain * (walk.curvature + decay)
+            step = _still(pull, gain, course.buffer, momentum, values.get("average"))
+            unit = scale = np.ones(size)
             flipped = np.zeros(size, dtype=np.bool_)
         if piece.form == COUNTING:
             step = _summed(step)
@@ -305,7 +321,7 @@ def stretch_map(walk: Walk, piece: Piece) -> tuple[StepMap, Into, Back]:
         vector, noise = state[keep].copy(), state[cells].copy()
         with np.errstate(all="ignore"):
             if course.buffer:
-                shear(vector, noise, unit, tilt)
+                shear(vector, noise, scale, tilt)
             if course.averaged:
                 vector[last] *= before
                 noise[last] *= before
@@ -316,7 +332,7 @@ def stretch_map(walk: Walk, piece: Piece) -> tuple[StepMap, Into, Back]:
         v, S = vector[:, 0].copy(), noise[:, :, 0].copy()
         with np.errstate(all="ignore"):
             if course.buffer:
-                shear(v, S, 1.0 / unit, -tilt / unit)
+                shear(v, S, 1.0 / scale, -tilt / scale)
             if course.averaged:
                 v[last] /= after
                 S[last] /= after
@@ -336,9 +352,9 @@ def _high(array: Array) -> Array:
     return out
 
 
-def _still(curvature: Array, buffer: bool, momentum: float, gamma: float | None) -> tuple[StepMap, Array]:
-    """The map at rate 0: θ stays, and torch's own buffer goes on."""
-    size = curvature.size
+def _still(pull: Array, gain: float, buffer: bool, momentum: float, gamma: float | None) -> StepMap:
+    """The map at rate 0: θ stays, and torch's own buffer goes on, by `pull` times θ and `gain` times the noise."""
+    size = pull.size
     entries = [[1.0]] if not buffer else [[1.0, 0.0], [0.0, momentum]]
     n = len(entries) + (gamma is not None)
     matrix, impulse, initial = np.zeros((n, n, 2, size)), np.zeros((n, 2, size)), np.zeros((n, size))
@@ -346,11 +362,11 @@ def _still(curvature: Array, buffer: bool, momentum: float, gamma: float | None)
         for j, entry in enumerate(row):
             matrix[i, j, 0] = entry
     if buffer:
-        matrix[1, 0, 0] = curvature
-        impulse[1, 0] = 1.0
+        matrix[1, 0, 0] = pull
+        impulse[1, 0] = gain
     if gamma is not None:
         matrix[-1, 0, 0], matrix[-1, -1, 0] = 1.0 - gamma, gamma
-    return StepMap(matrix, impulse, initial), np.ones(size)
+    return StepMap(matrix, impulse, initial)
 
 
 def _summed(step: StepMap) -> StepMap:
@@ -396,18 +412,17 @@ def _climb(step: StepMap, steps: int, vector: Array, noise: Array, width: int) -
 
 
 @njit
-def _step(
-    s: Array, h: Array, unit: Array, shape: tuple[bool, bool, bool], lr: float, beta: float, gamma: float, w: float
-) -> None:
-    """One step of a block of coordinates, in place."""
+def _step(s: Array, h: Array, unit: Array, shape: tuple[bool, bool, bool], now: Array) -> None:
+    """One step of a block of coordinates, in place; `now` as in `Course.table`."""
     buffer, nesterov, averaged = shape
+    lr, beta, gamma, w, decay, gain = now[0], now[1], now[2], now[3], now[4], now[5]
     fresh = 1.0 - gamma
     lead = 1.0 + beta if nesterov else 1.0
     reach = beta * beta if nesterov else beta
     if not buffer:
         for c in range(h.size):
             a = lr * unit[c]
-            p = 1.0 - a * h[c]
+            p = 1.0 - a * (h[c] + decay)
             v, x = p * s[V0, c], p * p * s[S00, c] + w * a * a
             if averaged:
                 cross = p * s[S0A, c]
@@ -418,14 +433,14 @@ def _step(
         return
     for c in range(h.size):
         a = lr * unit[c]
-        g = h[c]
-        p, q, b = 1.0 - lead * a * g, -a * reach, -a * lead
+        g = gain * (h[c] + decay)
+        p, q, b = 1.0 - lead * a * g, -a * reach, -a * lead * gain
         v0, v1 = s[V0, c], s[V1, c]
         x0, x1 = p * s[S00, c] + q * s[S01, c], p * s[S01, c] + q * s[S11, c]
         y0, y1 = g * s[S00, c] + beta * s[S01, c], g * s[S01, c] + beta * s[S11, c]
         s[V0, c], s[V1, c] = p * v0 + q * v1, g * v0 + beta * v1
-        x00, x01 = p * x0 + q * x1 + w * b * b, g * x0 + beta * x1 + w * b
-        s[S00, c], s[S01, c], s[S11, c] = x00, x01, g * y0 + beta * y1 + w
+        x00, x01 = p * x0 + q * x1 + w * b * b, g * x0 + beta * x1 + w * b * gain
+        s[S00, c], s[S01, c], s[S11, c] = x00, x01, g * y0 + beta * y1 + w * gain * gain
         if averaged:
             c0, c1 = p * s[S0A, c] + q * s[S1A, c], g * s[S0A, c] + beta * s[S1A, c]
             s[VA, c] = gamma * s[VA, c] + fresh * s[V0, c]
@@ -490,5 +505,5 @@ def _walk(
                     out[k, r], rest[k, r] = dd_add(out[k, r], rest[k, r], both[k], 0.0)
                 r += 1
             if t < table.shape[1]:
-                _step(part, h, scale, shape, table[0, t], table[1, t], table[2, t], table[3, t])
+                _step(part, h, scale, shape, table[:, t])
         state[:, low:high] = part

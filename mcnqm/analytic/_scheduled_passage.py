@@ -106,7 +106,7 @@ def _in_stretch(walk: Walk, piece: Piece, batch_size: float, target: float) -> f
     vector, noise = into(walk.state)
     columns = np.concatenate([vector[np.newaxis, :, 0], _roots_of(noise[:, :, 0])])  # (vectors, entries, size)
     weights = np.concatenate([walk.weights[:1], np.repeat(walk.weights[1:] / batch_size, step.matrix.shape[0], axis=0)])
-    lr, _, gamma, _ = course.table(piece.start, piece.start + 1)[:, 0].tolist()
+    lr, _, gamma = course.table(piece.start, piece.start + 1)[:3, 0].tolist()
     inner = step.matrix.shape[0] - course.averaged
     found = modes(step.matrix[:inner, :inner])
     kind, angle = found.kind, found.angle

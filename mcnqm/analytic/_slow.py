@@ -1,7 +1,7 @@
 r"""The best schedule of SGD where rates are small: in closed form, and so with a proof.
 
 Let :math:`s = \sum_{t' \ge t} \alpha_{t'}` be what is left of the sum of the rates. With :math:`\alpha \kappa \ll 1`
-(κ = h^(1-p)) the risk after N = B T examples is
+(κ = (h + λ) h^(-p) with weight decay λ) the risk after N = B T examples is
 
 .. math:: R = \sum_i w_i e^{-2\kappa_i A} E\theta_i(0)^2 + \frac1B \int_0^A \alpha(s)\, \varphi(s)\, ds,
     \qquad \varphi(s) = \sum_i w_i h_i^{-2p} c_i e^{-2\kappa_i s},
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mcnqm.analytic._doubledouble import power
+from mcnqm.analytic._maps import effective_curvature
 from mcnqm.problem import NoisyQuadratic
 
 __all__ = ["SlowLimit"]
@@ -43,7 +43,7 @@ class SlowLimit:
     Attributes
     ----------
     kappa, noise, bias : ndarray, shape (size,)
-        h^(1-p), what multiplies exp(-2κs) in φ, and in the first part of the risk.
+        (h + λ) h^(-p), what multiplies exp(-2κs) in φ, and in the first part of the risk.
     s, area : ndarray
         Ends of the panels, from 0, and the integral of the root of φ up to there.
 
@@ -61,12 +61,12 @@ class SlowLimit:
     area: Array
 
     @classmethod
-    def of(cls, problem: NoisyQuadratic, precondition: float = 0.0) -> SlowLimit:
-        """Of a problem and the power of a preconditioner."""
+    def of(cls, problem: NoisyQuadratic, precondition: float = 0.0, weight_decay: float = 0.0) -> SlowLimit:
+        """Of a problem, the power of a preconditioner and weight decay."""
         h = problem.curvature
-        kappa = power(h, 1.0 - precondition)[0]
+        kappa = effective_curvature(problem, precondition, weight_decay)
         weight = 0.5 * problem.multiplicity * h
-        noise = weight * (kappa / h) ** 2 * problem.noise
+        noise = weight * (kappa / (h + weight_decay)) ** 2 * problem.noise
         first, last = 1e-3 / kappa.max(), 400.0 / kappa.min()
         octaves = np.log2(last / first)
         s = np.concatenate([[0.0], first * 2.0 ** np.linspace(0, octaves, int(octaves * _PER_OCTAVE) + 1)])

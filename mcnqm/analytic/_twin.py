@@ -37,26 +37,33 @@ _BALANCED = 1e-13
 
 @njit
 def _clock(rule: Array, powers: Array, lengths: NDArray[np.int64]) -> Array:
-    """What depends on a chunk and a setting alone, shape (chunks, settings, 12); `powers` go on to the end."""
-    table = np.empty((lengths.size, rule.shape[2], 12))
+    """What depends on a chunk and a setting alone, shape (chunks, settings, 13); `powers` go on to the end."""
+    table = np.empty((lengths.size, rule.shape[2], 13))
     for k in range(lengths.size):
         n = lengths[k]
         middle = 0.5 * (n + 1)  # the mean over the chunk of the steps done when a rate is used
         for s in range(rule.shape[2]):
-            lr, beta1, beta2, eps, decay, correct = rule[k, :, s]
+            lr, beta1, beta2, eps, decay, correct, eps_root, present, hat = rule[k, :, s]
             left1, left2 = 1.0 - beta1, 1.0 - beta2
             kept2 = beta2**middle
             power1, power2 = powers[0, s] * beta1**middle, powers[1, s] * kept2
+            used1, used2 = power1, power2
+            if present > 0.0:
+                used1, used2 = beta1 ** (powers[2, s] + middle), beta2 ** (powers[2, s] + middle)
+            bias1, bias2 = 1.0 - used1 * correct, 1.0 - used2 * correct
+            if hat > 0.0:
+                eps, eps_root = eps / np.sqrt(bias2), eps_root / bias2
             powers[0, s] *= beta1**n
             powers[1, s] *= beta2**n
+            powers[2, s] += n
             # Twice the sum of squared weights in v, and the overlap of the weights in m and in v.
             spread = 2.0 * left2 * (1.0 + power2) / ((1.0 + beta2) * (1.0 - power2))
             overlap = left1 * left2 * (1.0 - power1 * power2)
             overlap /= (1.0 - beta1 * beta2) * (1.0 - power1) * (1.0 - power2)
             table[k, s, :4] = lr, eps, 1.0 - lr * decay, beta1
             table[k, s, 4:6] = kept2, ((middle - 1.0) - middle * beta2 + kept2) / left2
-            table[k, s, 6:10] = 1.0 - power1 * correct, 1.0 - power2 * correct, spread, overlap
-            table[k, s, 10:] = beta2**n, ((n - 1.0) - n * beta2 + beta2**n) / left2
+            table[k, s, 6:10] = bias1, bias2, spread, overlap
+            table[k, s, 10:] = beta2**n, ((n - 1.0) - n * beta2 + beta2**n) / left2, eps_root
     return table
 
 
@@ -67,6 +74,7 @@ def _rate(
     share: float,
     lr: float,
     eps: float,
+    eps_root: float,
     bias1: float,
     bias2: float,
     spread: float,
@@ -74,12 +82,13 @@ def _rate(
     order: int,
 ) -> tuple[float, float]:
     """Rate of the twin where v is given, and the variance of its noise before the rate multiplies it."""
-    root = np.sqrt(v / bias2)
+    root = np.sqrt(v / bias2 + eps_root)
     below = bias1 * (root + eps)
     a = lr / below if below > 0.0 else 0.0
-    # How much of the denominator fluctuates: all of it without epsilon.
+    # How much of the denominator fluctuates, and how much of what is under its root: all of it without an epsilon.
     r = root / (root + eps)
-    rho, kappa = spread * share * (2.0 - share), r * overlap * share
+    under = v / (v + eps_root * bias2) if eps_root > 0.0 else 1.0
+    rho, kappa = spread * share * (2.0 - share) * under * under, r * overlap * share * under
     drift = 1.0 + rho * r * (0.25 * r + 0.125) - kappa
     push = noise * (1.0 + rho * r * (0.75 * r + 0.25) - 2.0 * kappa) / (drift * drift)
     plain = order == 1 or share == 0.0
@@ -132,6 +141,7 @@ def _bounded(
     bias2: float,
     lr: float,
     eps: float,
+    eps_root: float,
     spread: float,
     overlap: float,
     order: int,
@@ -152,7 +162,7 @@ def _bounded(
     above, below = np.inf, np.nan
     x, side = right, 0
     for _ in range(_TRIES):
-        a, push = _rate(np.exp(x), noise, share, lr, eps, bias1, bias2, spread, overlap, order)
+        a, push = _rate(np.exp(x), noise, share, lr, eps, eps_root, bias1, bias2, spread, overlap, order)
         found = _doubled(n, a, push, h, keep, beta1, p, c, q)
         gap = np.log(kept * before + (1.0 - kept) * (h * h * found[0] + noise)) - x
         if abs(gap) < _BALANCED or (side == 0 and gap > 0.0):
@@ -166,14 +176,14 @@ def _bounded(
             below *= 0.5 if side == 1 else 1.0
             side = 1
         x = (left * below - right * above) / (below - above) if above < 4.0 else 0.5 * (left + right)
-    a, push = _rate(np.exp(right), noise, share, lr, eps, bias1, bias2, spread, overlap, order)
+    a, push = _rate(np.exp(right), noise, share, lr, eps, eps_root, bias1, bias2, spread, overlap, order)
     return _doubled(n, a, push, h, keep, beta1, p, c, q)
 
 
 @njit
 def _chunk(work: Array, m: int, now: Array, inverse: float, order: int, n: int) -> None:
     """Advance `m` lanes by `n` steps, one setting's; see `advance`."""
-    lr, eps, keep, beta1, kept2, ramp, bias1, bias2, spread, overlap, kept, ramp_to_end = now
+    lr, eps, keep, beta1, kept2, ramp, bias1, bias2, spread, overlap, kept, ramp_to_end, eps_root = now
     left1 = 1.0 - beta1
     for j in range(m):
         h, p = work[_H + j], work[_P + j]
@@ -183,7 +193,7 @@ def _chunk(work: Array, m: int, now: Array, inverse: float, order: int, n: int) 
         change = max(work[_SLOPE + j], -h * h * p / n)
         v = max(kept2 * work[_V + j] + (1.0 - kept2) * square + change * ramp, 0.0)
         share = noise / square if noise > 0.0 else 0.0
-        a, push = _rate(v, noise, share, lr, eps, bias1, bias2, spread, overlap, order)
+        a, push = _rate(v, noise, share, lr, eps, eps_root, bias1, bias2, spread, overlap, order)
         work[_USED + j] = v
         work[_A00 + j], work[_A01 + j] = keep - a * left1 * h, -a * beta1
         work[_A10 + j], work[_A11 + j] = left1 * h, beta1
@@ -216,17 +226,17 @@ def _chunk(work: Array, m: int, now: Array, inverse: float, order: int, n: int) 
         low = kept * work[_V + j] + (1.0 - kept) * (h * h * p_new + noise)
         low = min(low, work[_USED + j]) if np.isfinite(low) else work[_USED + j]
         work[_LOW + j] = low
-        near += low < 2.0 * _limit(h, lr, eps, keep, beta1, bias1, bias2)
+        near += low < 2.0 * _limit(h, lr, eps, eps_root, keep, beta1, bias1, bias2)
     if n > 1 and near > 0:
         # An explicit rule would swing ever wider about a balance near the limit, from half of it on.
         for j in range(m):
             h, noise, low = work[_H + j], work[_NOISE + j] * inverse, work[_LOW + j]
-            limit = _limit(h, lr, eps, keep, beta1, bias1, bias2)
+            limit = _limit(h, lr, eps, eps_root, keep, beta1, bias1, bias2)
             if low < 2.0 * limit:
                 before = work[_P_BEFORE + j], work[_C_BEFORE + j], work[_Q_BEFORE + j], work[_V + j]
                 high = max(4.0 * limit, 8.0 * noise, before[3], h * h * before[0] + noise)
                 work[_P + j], work[_C + j], work[_Q + j] = _bounded(
-                    *(n, max(low, 1e-60 * high), high, h, noise, keep, beta1, kept, bias1, bias2, lr, eps),
+                    *(n, max(low, 1e-60 * high), high, h, noise, keep, beta1, kept, bias1, bias2, lr, eps, eps_root),
                     *(spread, overlap, order, before),
                 )
     for j in range(m):
@@ -237,11 +247,13 @@ def _chunk(work: Array, m: int, now: Array, inverse: float, order: int, n: int) 
 
 
 @inlined
-def _limit(h: float, lr: float, eps: float, keep: float, beta1: float, bias1: float, bias2: float) -> float:
+def _limit(
+    h: float, lr: float, eps: float, eps_root: float, keep: float, beta1: float, bias1: float, bias2: float
+) -> float:
     """The v below which a rate is unstable, 0 if none is. Beyond weight decay's own limit none is stable."""
     edge = bias1 * (1.0 + keep) * (1.0 + beta1) / ((1.0 - beta1) * h)
     limit = max(lr / edge - eps, 0.0)
-    return limit * limit * bias2 if edge > 0.0 else 0.0
+    return max(limit * limit - eps_root, 0.0) * bias2 if edge > 0.0 else 0.0
 
 
 @njit
@@ -268,12 +280,13 @@ def advance(
         h and c.
     weight : ndarray, shape (coordinates, nodes)
         Share of a node's y² in the risk: multiplicity times h / 2 times the node's weight.
-    rule : ndarray, shape (chunks, 6, settings)
-        lr, beta1, beta2, eps, weight decay, and 1 for bias correction.
+    rule : ndarray, shape (chunks, 9, settings)
+        lr, beta1, beta2, eps, weight decay, 1 for bias correction, eps_root, 1 for a correction by the present betas,
+        and 1 for both eps before the correction.
     inverse : ndarray, shape (chunks, settings)
         1 / B.
-    powers : ndarray, shape (2, settings)
-        beta1 and beta2 to the power of the completed steps. Updated in place.
+    powers : ndarray, shape (3, settings)
+        Products of beta1 and of beta2 over the completed steps, and how many those are. Updated in place.
     order : int
         1: mean field. 2: with the fluctuations of v to first order.
     lengths : ndarray of int64

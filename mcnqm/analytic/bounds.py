@@ -30,12 +30,13 @@ def theorem1(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
 
     per coordinate, where the paper writes an equality with :math:`D_t` in the roots of the characteristic
     polynomial. The variance term is the limit of a growing sum, so it is an upper bound at every finite step.
-    With a preconditioner :math:`H^p`, read :math:`h^{1-p}` for h and :math:`c h^{-p}` for c.
+    With a preconditioner :math:`H^p`, read :math:`h^{1-p}` for h and :math:`c h^{-p}` for c. With weight decay λ, h is
+    h + λ in D and in the second term, which is multiplied by h / (h + λ).
 
     Parameters
     ----------
     problem, optimizer, batch_size, steps, record
-        As in `mcnqm.analytic.risk`; without Nesterov's form.
+        As in `mcnqm.analytic.risk`; without Nesterov's form and without dampening.
 
     Returns
     -------
@@ -46,7 +47,8 @@ def theorem1(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
     Raises
     ------
     ParameterError
-        As `mcnqm.analytic.risk`, and for Nesterov's momentum, which the theorem does not treat.
+        As `mcnqm.analytic.risk`, and for Nesterov's momentum, which the theorem does not treat, and for dampening, with
+        which the variance is no growing sum: the first gradient, taken whole, counts for more than those after it.
 
     Notes
     -----
@@ -65,6 +67,8 @@ def theorem1(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
     settings = linear_settings(optimizer, batch_size)
     if optimizer.nesterov:
         raise ParameterError("nesterov", True, "be False: Theorem 1 is about heavy-ball momentum")
+    for entry in settings.values["dampening"][settings.values["dampening"] > 0]:
+        raise ParameterError("dampening", float(entry), "be 0: with dampening the limit is no bound")
     bound = np.empty((settings.size, at.size))
     exact = np.empty((settings.size, at.size))
     for members, values in maps_of(settings):

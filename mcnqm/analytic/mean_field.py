@@ -23,7 +23,7 @@ any batch size; ``docs/mean_field.md`` derives them and measures what each is wo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ from mcnqm.problem import NoisyQuadratic
 from mcnqm.record import recorded_steps
 from mcnqm.settings import Settings, settings_of
 
-__all__ = ["OPTIMIZERS", "moments", "risk", "steps_to_target"]
+__all__ = ["OPTIMIZERS", "covers", "moments", "risk", "steps_to_target"]
 
 Array = NDArray[np.float64]
 
@@ -73,7 +73,8 @@ def risk(
     ----------
     problem : NoisyQuadratic
     optimizer : Adam or RMSProp
-        Weight decay included; arrays make a sweep, and schedules change with the step.
+        With all options of Adam; RMSProp neither centered nor with momentum. Arrays make a sweep, and schedules change
+        with the step.
     batch_size : Number
         Examples per step, at least 1; an array makes a sweep. Or a schedule.
     steps : int
@@ -242,6 +243,28 @@ def steps_to_target(
     return dataset(data, settings, problem, optimizer).assign_attrs(method="mean field", order=order)
 
 
+def covers(optimizer: Any, tuned: Iterable[str] = ()) -> bool:
+    """Whether the theory knows an optimizer and its options, while hyperparameters named in `tuned` take any value.
+
+    Examples
+    --------
+    >>> covers(Adam(lr=1e-3)), covers(RMSProp(lr=1e-3, momentum=0.9)), covers(RMSProp(lr=1e-3), ["momentum"])
+    (True, False, False)
+    """
+    if not isinstance(optimizer, RMSProp):
+        return isinstance(optimizer, OPTIMIZERS)
+    momentum = getattr(optimizer.momentum, "scale", optimizer.momentum)  # of a schedule
+    return not (optimizer.centered or np.any(np.asarray(momentum) > 0.0) or "momentum" in tuned)
+
+
+def _without_momentum(optimizer: RMSProp, columns: dict[str, Array]) -> None:
+    """Refuse the options of RMSProp that this theory lacks; the kernels' twin has them."""
+    for entry in columns["momentum"][columns["momentum"] > 0.0]:
+        raise ParameterError("momentum", float(entry), "be 0 for the mean-field theory of RMSProp")
+    if optimizer.centered:
+        raise ParameterError("centered", True, "be False for the mean-field theory of RMSProp")
+
+
 class _Field:
     """The state of every twin, and how to advance it."""
 
@@ -265,18 +288,19 @@ class _Field:
         columns = settings.values
         one, none = np.ones(settings.size), np.zeros(settings.size)
         if isinstance(optimizer, Adam):
-            correct = one if optimizer.bias_correction else none
-            fields = ["lr", "beta1", "beta2", "eps", "weight_decay"]
-            rows = [*(columns[name] for name in fields), correct]
+            fields = ["lr", "beta1", "beta2", "eps", "weight_decay", "bias_correction", "eps_root"]
+            fields += ["present_betas", "eps_hat"]
         else:
-            fields = ["lr", "", "alpha", "eps"]
-            rows = [columns["lr"], none, columns["alpha"], columns["eps"], none, none]
+            _without_momentum(optimizer, columns)
+            fields = ["lr", "", "alpha", "eps", "", "", "eps_root", "", ""]
+        on = {name: one for name, value in optimizer._asdict().items() if value is True}
+        rows = [on.get(name, columns.get(name, none)) for name in fields]
         self._rule = np.ascontiguousarray(np.stack(rows))
         self._batch = columns["batch_size"]
         self._tables = settings.schedules
         self._row = {name: fields.index(name) for name in self._tables if name != "batch_size"}
         self._pace = Pace(settings)
-        self._powers = np.ones((2, settings.size))
+        self._powers = np.stack([one, one, none])
         self._order = order
         self._curvature = np.ascontiguousarray(problem.curvature, dtype=np.float64)
         self._noise = np.ascontiguousarray(problem.noise, dtype=np.float64)

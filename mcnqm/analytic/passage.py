@@ -98,12 +98,12 @@ def steps_to_target(
     last = integer("max_steps", max_steps, 0, MAX_STEPS)
     flat = np.empty(settings.size)
     for members, course in courses:
-        if settings.schedules or (course.buffer and course.averaged):
+        if settings.schedules or (course.buffer and (course.averaged or course.dampened)):
             goal = settings.values["target"][members]
             flat[members] = first_passages(problem, course, unshared(settings)[members], goal, last)
     for members, values in [] if settings.schedules else maps_of(settings):
-        if "average" in values and values["momentum"] > 0:
-            continue
+        if values["momentum"] > 0 and ("average" in values or values["dampening"] > 0):
+            continue  # done above
         linear = linear_map(problem, optimizer.nesterov, values["momentum"] > 0, values)
         batch, goal = settings.values["batch_size"][members], settings.values["target"][members]
         flat[members] = _first_passages(linear, linear.weights(problem), batch, goal, last)

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from mcnqm.analytic._doubledouble import power
 from mcnqm.analytic._labels import dataset, selection
-from mcnqm.analytic._maps import linear_map, linear_settings, maps_of
+from mcnqm.analytic._maps import effective_curvature, linear_map, linear_settings, maps_of
 from mcnqm.analytic._roots import spectral_decay
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.settings import NO_BATCH_SIZE
@@ -89,7 +88,8 @@ def largest_stable_lr(problem: NoisyQuadratic, optimizer: Any) -> xr.Dataset:
 
     :math:`\alpha h^{1-p} < 2(1+\beta)` for the heavy ball (2 without momentum) and
     :math:`\alpha h^{1-p} < 2(1+\beta)/(1+2\beta)` for Nesterov's momentum, at the largest
-    :math:`h^{1-p}`. An average of the iterates does not change it, nor does additive noise.
+    :math:`h^{1-p}`. Weight decay λ makes :math:`(h+\lambda) h^{-p}` of that, and dampening d divides the limit by
+    1 - d. An average of the iterates does not change it, nor does additive noise.
 
     Parameters
     ----------
@@ -123,6 +123,8 @@ def largest_stable_lr(problem: NoisyQuadratic, optimizer: Any) -> xr.Dataset:
     for members, values in maps_of(settings):
         beta = values["momentum"]
         reach = 2.0 * (1.0 + beta) / (1.0 + 2.0 * beta) if optimizer.nesterov else 2.0 * (1.0 + beta)
-        flat[members] = reach / power(problem.curvature, 1.0 - values["precondition"])[0].max()
+        flat[members] = reach / effective_curvature(problem, values["precondition"], values["weight_decay"]).max()
+        if values["dampening"]:
+            flat[members] /= 1.0 - values["dampening"]
     data = xr.DataArray(settings.unflatten(flat), dims=settings.dims, attrs={"units": "parameter²/loss"})
     return dataset({"largest_stable_lr": data}, settings, problem, optimizer)

@@ -30,7 +30,9 @@ def steady_state(
 
     The covariance solves the discrete Lyapunov equation :math:`P = A P A^T + b b^T \alpha'^2 c / B`. For
     plain SGD, the risk of a coordinate is :math:`\alpha c / (2B(2-\alpha h))`; with heavy-ball momentum,
-    :math:`(1+\beta)\alpha c / (2B(2+2\beta-\alpha h)(1-\beta))` (Zhang et al. 2019, section 3.2).
+    :math:`(1+\beta)\alpha c / (2B(2+2\beta-\alpha h)(1-\beta))` (Zhang et al. 2019, section 3.2). With weight decay
+    λ, h becomes h + λ in the denominator, and the result is multiplied by h / (h + λ); with dampening d, α becomes
+    (1-d) α.
 
     Parameters
     ----------
@@ -94,8 +96,8 @@ def steady_state(
             if buffer:
                 _, square, cross = linear.buffer(np.zeros_like(S[0]), S)
                 square = np.where(np.isfinite(S[0, 0]), square, np.inf)
-                parts["momentum_variance"] = square / linear.unit**2
-                parts["theta_momentum_covariance"] = cross / linear.unit
+                parts["momentum_variance"] = square / linear.scale**2
+                parts["theta_momentum_covariance"] = cross / linear.scale
             for s in members:
                 noise = linear.unit**2 * problem.noise / settings.values["batch_size"][s]
                 for name in names:

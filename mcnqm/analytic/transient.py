@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import LOSS, dataset, moment_attrs, selection
-from mcnqm.analytic._ladder import walk, walk_sums
+from mcnqm.analytic._ladder import origin, walk, walk_sums
 from mcnqm.analytic._maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic._scheduled import S00, S01, S11, SAA, V0, V1, VA, Walk, courses_of, unshared
 from mcnqm.problem import NoisyQuadratic
@@ -37,14 +37,15 @@ def risk(
         + \alpha_i'^2 \frac{c_i}{B} \sum_{k<t} G_{i,k}^2 \Big]
 
     with :math:`D_t = (A^t s_0)_\theta` and :math:`G_k = (A^k b)_\theta` (Zhang et al. 2019, eq. (4) and the
-    equality behind Theorem 1), multiplicity n and :math:`\alpha' = \alpha h^{-p}`.
+    equality behind Theorem 1), multiplicity n and :math:`\alpha' = \alpha h^{-p}`. Weight decay λ makes h act as h + λ
+    in A, while the weight of a coordinate stays h; dampening makes the first step another map than the rest.
 
     Parameters
     ----------
     problem : NoisyQuadratic
     optimizer : SGD
-        With any momentum, Nesterov, preconditioner; arrays make a sweep. Rate and momentum may be schedules
-        (`mcnqm.schedules`).
+        With any momentum, Nesterov, preconditioner, weight decay, dampening; arrays make a sweep. All but the
+        preconditioner may be schedules (`mcnqm.schedules`).
     batch_size : Number
         Examples per step, at least 1; an array makes a sweep. Or a schedule.
     steps : int
@@ -141,9 +142,9 @@ def moments(
         ``theta_mean``, ``theta_variance`` (\*sweep, step, coordinate), in units of the parameter and its
         square. With momentum also ``momentum_mean``, ``momentum_variance`` and ``theta_momentum_covariance``,
         in units of the gradient, its square, and parameter × gradient. The buffer m is torch's, a sum:
-        :math:`m' = \beta m + g`. With `average` also ``average_mean`` and ``average_variance``. The variance
-        counts the starting point's: it is that over fresh runs. What overflows under an unstable rate is
-        infinite, or NaN where its sign is lost.
+        :math:`m' = \beta m + g`, of which dampening takes a part. With `average` also ``average_mean`` and
+        ``average_variance``. The variance counts the starting point's: it is that over
+        fresh runs. What overflows under an unstable rate is infinite, or NaN where its sign is lost.
 
     Raises
     ------
@@ -194,7 +195,7 @@ def moments(
                     found["theta_momentum_covariance"][s] = start + _times(noise, states[:, S01])
     for members, values in [] if settings.schedules else maps_of(settings):
         linear = linear_map(part, optimizer.nesterov, buffer, values)
-        v, S = walk(linear.step, at)
+        v, S = _walked(linear, at)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             theta, theta_noise = v[:, 0], S[:, 0, 0]
             if buffer:
@@ -204,10 +205,10 @@ def moments(
                 found["theta_mean"][s] = _times(part.initial_mean, theta)
                 found["theta_variance"][s] = _variance(part, noise, theta, theta_noise)
                 if buffer:
-                    found["momentum_mean"][s] = _times(part.initial_mean, m) / linear.unit
-                    found["momentum_variance"][s] = _variance(part, noise, m, m_noise) / linear.unit**2
+                    found["momentum_mean"][s] = _times(part.initial_mean, m) / linear.scale
+                    found["momentum_variance"][s] = _variance(part, noise, m, m_noise) / linear.scale**2
                     start = _times(part.initial_std, theta) * _times(part.initial_std, m)
-                    found["theta_momentum_covariance"][s] = (start + _times(noise, cross_noise)) / linear.unit
+                    found["theta_momentum_covariance"][s] = (start + _times(noise, cross_noise)) / linear.scale
                 if average is not None:
                     last = linear.readout
                     found["average_mean"][s] = _times(part.initial_mean, v[:, last])
@@ -227,7 +228,22 @@ def moments(
 
 def curves(problem: NoisyQuadratic, linear: LinearMap, at: NDArray[np.int64]) -> NDArray[np.float64]:
     """Bias and variance parts of the risk at batch size 1, shape (2, records)."""
-    return walk_sums(linear.step, at, linear.weights(problem), _BLOCK)
+    weights = linear.weights(problem)
+    if linear.opening is None:
+        return walk_sums(linear.step, origin(linear.step), at, weights, _BLOCK)
+    # The first step is apart from the others, and so is what comes before it.
+    later = at[at > 0]
+    before = walk_sums(linear.step, origin(linear.step), at[at == 0], weights, _BLOCK)
+    return np.concatenate([before, walk_sums(linear.step, linear.opening, later - 1, weights, _BLOCK)], axis=1)
+
+
+def _walked(linear: LinearMap, at: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """States v and S at recorded steps, of any map."""
+    if linear.opening is None:
+        return walk(linear.step, origin(linear.step), at)
+    before = walk(linear.step, origin(linear.step), at[at == 0])
+    after = walk(linear.step, linear.opening, at[at > 0] - 1)
+    return np.concatenate([before[0], after[0]]), np.concatenate([before[1], after[1]])
 
 
 def _times(weight: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -30,7 +30,8 @@ def transition(
     ----------
     problem : NoisyQuadratic
     optimizer : SGD
-        Any linear optimizer. Hyperparameters may be swept; with schedules, it is the map of the first steps.
+        Any linear optimizer. Hyperparameters may be swept; with schedules or dampening, under which steps differ, it is
+        the map of the first ones.
     batch_size : Number
         Broadcast along; the map does not depend on it.
     steps : int
@@ -68,13 +69,15 @@ def transition(
     h = problem.curvature[entry[wanted]]
     values = {name: array[:, np.newaxis] for name, array in settings.values.items()}
     rate, beta = values["lr"] * h ** -values["precondition"], values["momentum"]
+    pull = h + values["weight_decay"]
     buffer = bool(np.any(beta != 0))
     ahead = beta if optimizer.nesterov else np.zeros_like(beta)
     # θ' = θ - α (g + n (β m' - ..)): heavy ball moves by m' = β m + g, Nesterov by g + β m'.
-    entries = [[1.0 - rate * (1.0 + ahead) * h, -rate * (beta if not optimizer.nesterov else beta**2)], [h, beta]]
+    reach = -rate * (beta if not optimizer.nesterov else beta**2)
+    entries = [[1.0 - rate * (1.0 + ahead) * pull, reach], [pull, beta]]
     names = ["theta", "momentum"] if buffer else ["theta"]
     size = len(names)
-    if settings.schedules:
+    if settings.schedules or np.any(settings.values["dampening"] > 0):
         power = _scheduled(problem, optimizer, settings, size, t)[:, entry[wanted]]
         return _labelled(power, settings, problem, optimizer, wanted, names)
     matrix = np.empty((settings.size, h.size, size, size))
@@ -87,7 +90,7 @@ def transition(
 
 
 def _scheduled(problem: NoisyQuadratic, optimizer: Any, settings: Settings, size: int, t: int) -> NDArray[np.float64]:
-    """The map of the first `t` steps of schedules, shape (settings, entries, to, of): what each start turns into."""
+    """The map of the first `t` steps where they differ, shape (settings, entries, to, of): what starts turn into."""
     power = np.empty((settings.size, problem.size, size, size))
     for members, course in courses_of(settings, optimizer.nesterov, size == 2):
         for j in range(size):

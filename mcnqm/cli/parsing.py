@@ -68,7 +68,7 @@ def parse_optimizer(text: str) -> Any:
     Examples
     --------
     >>> parse_optimizer("sgd lr=0.1 momentum=0.9 nesterov=true")
-    SGD(lr=0.1, momentum=0.9, nesterov=True, precondition=0.0)
+    SGD(lr=0.1, momentum=0.9, nesterov=True, precondition=0.0, weight_decay=0.0, dampening=0.0)
     >>> parse_optimizer("sdg lr=0.1")
     Traceback (most recent call last):
         ...

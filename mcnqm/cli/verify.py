@@ -26,6 +26,8 @@ LINEAR_OPTIMIZERS: dict[str, SGD] = {
     "momentum": SGD(lr=0.05, momentum=0.9),
     "momentum at the edge": SGD(lr=3.6, momentum=0.9),
     "Nesterov": SGD(lr=0.05, momentum=0.9, nesterov=True),
+    "weight decay": SGD(lr=0.1, weight_decay=0.1),
+    "dampening, weight decay": SGD(lr=0.5, momentum=0.9, dampening=0.9, weight_decay=0.1),
     "SGD, p = 0.5": SGD(lr=0.02, precondition=0.5),
     "momentum, p = 0.75": SGD(lr=0.01, momentum=0.9, precondition=0.75),
     "Nesterov, p = 1": SGD(lr=0.01, momentum=0.5, nesterov=True, precondition=1.0),

@@ -50,7 +50,20 @@ from mcnqm.kernels.jit import (
     store_state,
 )
 from mcnqm.kernels.noise import GRADIENT, INITIAL, fill_examples, fill_noise
-from mcnqm.kernels.updates import expected_rates, local, steps_at_once, tick, twin_update, update
+from mcnqm.kernels.updates import (
+    expected_rates,
+    first_moments,
+    first_state,
+    first_twin_state,
+    judged,
+    judged_row,
+    local,
+    steps_at_once,
+    tick,
+    twin_row,
+    twin_update,
+    update,
+)
 
 __all__ = ["BLOCK", "BY_SETTING", "BY_TRAJECTORY", "LANES", "Shard", "advance_kernel"]
 
@@ -90,7 +103,7 @@ class Shard(NamedTuple):
     record : ndarray of int64, shape (records,)
         Steps to record, increasing; those beyond `start` up to `stop`, and step 0 of a new run.
     keep : int
-        0: sum the loss over coordinates. k > 0: write the first k of theta and the state variables.
+        0: sum the loss of the iterates over coordinates. k > 0: write the first k of theta and the state variables.
     edges, second, share : ndarray of float64, shape (coordinates, cells - 1) and twice (coordinates, cells)
         Cells of the starting point's law, for the twin: bounds of θ², its mean within, and the chance of each. No
         cells, no twin.
@@ -172,7 +185,7 @@ def _step(now, h, c, z, x, s, mean):
     """One noisy gradient and one update, of one lane."""
     p, sigma, gamma = now
     x, s = update(p, c, fma(h, x, sigma * z), x, s)
-    return x, s, _mix(gamma, x, mean)
+    return x, s, _mix(gamma, judged(p, x, s), mean)
 
 
 @scalar
@@ -373,17 +386,65 @@ def _add_loss(weight, n, state, s0, out, o0):
         put(out, o0 + j, fma(weight * x, x, get(out, o0 + j)))
 
 
+@scalar
+def _begin_lane(like_p, like_s, like_f, like_y, like_m, params, p0, state, s0):
+    """Everything of a lane before its first step but theta, which is there."""
+    p = load_row(like_p, params, p0, LANES)
+    (x,) = load_state((0.0,), state, s0, LANES)
+    s = first_state(p, x, like_s)
+    store_state(s, state, s0 + LANES, LANES)
+    if len(like_m) > 0:
+        store_state((judged(p, x, s),), state, s0 + (1 + len(like_s)) * LANES, LANES)
+    _begin_twin(p, like_f, like_y, x, state, s0 + (1 + len(like_s)) * LANES)
+
+
+def _begin_twin(p, like_f, like_y, y, state, s0):
+    """The same of its twin, if there is one."""
+    raise NotImplementedError
+
+
+@overload(_begin_twin, jit_options={"forceinline": True})
+def _begin_twin_if_any(p, like_f, like_y, y, state, s0):
+    if not len(like_f):
+        return lambda p, like_f, like_y, y, state, s0: None
+    return lambda p, like_f, like_y, y, state, s0: store_state((y, *first_twin_state(p, y, like_y)), state, s0, LANES)
+
+
+def _begin_moments(like_p, like_f, second, cells, i, n_settings, params, p0, moments, stride):
+    """The moments of the twins before the first step, if there are any."""
+    raise NotImplementedError
+
+
+@overload(_begin_moments, jit_options={"forceinline": True})
+def _begin_moments_if_twin(like_p, like_f, second, cells, i, n_settings, params, p0, moments, stride):
+    if not len(like_f):
+        return lambda like_p, like_f, second, cells, i, n_settings, params, p0, moments, stride: None
+
+    def begin(like_p, like_f, second, cells, i, n_settings, params, p0, moments, stride):
+        for k in range(cells):
+            f0 = (i * cells + k) * stride
+            moments[f0 : f0 + stride] = 0.0
+            for j in range(n_settings):
+                p = load_row(like_p, params, p0 + j, LANES)
+                store_row(first_moments(p, second[i, k], like_f), moments, f0 + j, LANES)
+
+    return begin
+
+
 @numba.njit(**OPTIONS)
-def _record(like_s, like_f, like_m, weight, keep, records, i, r, groups, variables, n, state, out):
-    """Record `r` of coordinate `i`: add its loss, or write the first `keep` variables as they are."""
+def _record(rows, like_s, like_f, like_m, weight, keep, records, i, r, groups, variables, n, state, out):
+    """Record `r` of coordinate `i`: add its loss, or write the first `keep` variables as they are.
+
+    `rows` are tuples as long as there are variables before the iterate, and before that of a twin.
+    """
     twins = len(like_f) > 0
     for g in range(groups):
         s0 = (i * groups + g) * variables * LANES
         if keep == 0:
             o0 = (r * groups + g) * (2 if twins else 1) * LANES
-            _add_loss(weight, n, state, s0 + (1 + len(like_s) if len(like_m) else 0) * LANES, out, o0)
+            _add_loss(weight, n, state, s0 + (1 + len(like_s) if len(like_m) else len(rows[0])) * LANES, out, o0)
             if twins:
-                _add_loss(weight, n, state, s0 + (1 + len(like_s)) * LANES, out, o0 + LANES)
+                _add_loss(weight, n, state, s0 + (1 + len(like_s) + len(rows[1])) * LANES, out, o0 + LANES)
         else:
             o0 = ((i * records + r) * groups + g) * keep * LANES
             for row in range(keep):
@@ -520,6 +581,7 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
         cells = shard.share.shape[1]
         stride = (len(like_f) + len(like_a)) * LANES  # from cell to cell
         at_once = steps_at_once(like_p)
+        rows = (judged_row(like_p), twin_row(like_p))
 
         flat = shard.settings.reshape(shard.settings.size)
         evenly = shard.evenly
@@ -551,18 +613,14 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
                     for j in range(n):
                         normal = np.float64(z[g if by_setting else j])
                         state[s0 + j] = fma(shard.std[i], normal, shard.mean[i])
-                        if twins:
-                            state[s0 + (1 + len(like_s)) * LANES + j] = state[s0 + j]
-                        if len(like_m) > 0:
-                            state[s0 + (1 + len(like_s)) * LANES + j] = state[s0 + j]
-                for k in range(cells):
-                    f0 = (i * cells + k) * stride
-                    moments[f0 : f0 + stride] = 0.0
-                    moments[f0 : f0 + LANES] = shard.second[i, k]
+                        p0 = i * (len(like_p) + 2) * LANES + (j if by_setting else g)
+                        _begin_lane(like_p, like_s, like_f, like_y, like_m, params, p0, state, s0 + j)
+                p0 = i * (len(like_p) + 2) * LANES
+                _begin_moments(wide_p, like_f, shard.second, cells, i, shard.n_settings, params, p0, moments, stride)
                 if record.size > 0 and record[0] == 0:
                     first = np.int64(0)
                     _record(
-                        *(like_s, like_f, like_m, shard.weight[i], shard.keep, record.size, i, first, groups),
+                        *(rows, like_s, like_f, like_m, shard.weight[i], shard.keep, record.size, i, first, groups),
                         *(variables, n, state, out),
                     )
                     _record_expected(
@@ -665,7 +723,7 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
                     t += 4 if four else 1
                     if t == due:
                         _record(
-                            *(like_s, like_f, like_m, shard.weight[i], shard.keep, record.size, i, r, groups),
+                            *(rows, like_s, like_f, like_m, shard.weight[i], shard.keep, record.size, i, r, groups),
                             *(variables, n, state, out),
                         )
                         _record_expected(

@@ -10,6 +10,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+import mcnqm.kernels.rules  # noqa: F401 - registers the optimizers of the package, in every worker too
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.caching import sources
 from mcnqm.kernels.jit import OPTIONS

@@ -9,27 +9,28 @@ import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 from numba.extending import overload
 
 from mcnqm.domains import real_array
 from mcnqm.errors import ParameterError
-from mcnqm.kernels.jit import fma, number, scalar
-from mcnqm.optimizers import Adam, Lion, RMSProp
+from mcnqm.kernels.jit import scalar
 
 __all__ = [
-    "HeavyBall",
-    "Nesterov",
-    "PlainSGD",
     "Rule",
     "Twin",
     "expected_rates",
+    "first_moments",
+    "first_state",
+    "first_twin_state",
+    "judged",
+    "judged_row",
     "local",
     "rule_of",
     "steps_at_once",
     "tick",
+    "twin_row",
     "twin_update",
     "update",
     "update_rule",
@@ -55,13 +56,22 @@ class Twin:
         ``rates(p, c, h, var, f) -> (f, a)``: from the clock's coefficients, the curvature, the variance of the
         gradient's noise and the moments before the step, the moments after it and the rates of the step.
     moments : tuple of str
-        Names of the moments. The first is E y², given at the start; the others are 0.
+        Names of the moments. The first is the second moment of the iterate; E y² at the start, where the others are 0.
+    iterate : str
+        ``"y"`` or the state variable whose loss is that of the twin.
+    start : jitted function or None
+        ``start(p, y) -> s``: the state before the first step, instead of 0.
+    begin : jitted function or None
+        ``begin(second) -> f``: the moments before the first step, from E y² there.
     """
 
     update: Callable[..., Any]
     state: tuple[str, ...]
     rates: Callable[..., Any]
     moments: tuple[str, ...]
+    iterate: str = "y"
+    start: Callable[..., Any] | None = None
+    begin: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,11 @@ class Rule:
         ``update(p, c, g, theta, s) -> (theta, s)``: hyperparameters, this step's coefficients, gradient,
         parameter, state.
     state : tuple of str
-        Names of the state variables, all 0 at the start.
+        Names of the state variables.
+    start : jitted function or None
+        ``start(p, theta) -> s``: the state before the first step; without it, all are 0.
+    row : int
+        Which variable is the iterate: 0 for theta, else 1 + its place in the state.
     clock : jitted function or None
         ``clock(p, k) -> (k, c)``: advance what depends on the step but not on the gradient, and give this
         step's coefficients. Computed once per step and setting, not per coordinate and trajectory.
@@ -93,6 +107,8 @@ class Rule:
 
     update: Callable[..., Any]
     state: tuple[str, ...]
+    start: Callable[..., Any] | None
+    row: int
     clock: Callable[..., Any] | None
     clock_start: tuple[float, ...]
     local: Callable[..., Any] | None
@@ -108,6 +124,8 @@ def update_rule(
     optimizer: type,
     *,
     state: tuple[str, ...] = (),
+    start: Callable[..., Any] | None = None,
+    iterate: str = "theta",
     clock: Callable[..., Any] | None = None,
     clock_start: tuple[float, ...] = (),
     local: Callable[..., Any] | None = None,
@@ -130,7 +148,13 @@ def update_rule(
     optimizer : type
         A NamedTuple made with `mcnqm.hyperparameters`.
     state : tuple of str
-        Names of the state variables. All start at 0.
+        Names of the state variables.
+    start : callable, optional
+        ``start(p, theta) -> s``, the state before the first step, from the hyperparameters (of a schedule, its scale)
+        and the starting point. By default all variables start at 0.
+    iterate : str
+        ``"theta"``, where gradients are taken, or the state variable that is the iterate: losses are those of it, and
+        so are paths and averages.
     clock : callable, optional
         ``clock(p, k) -> (k, c)``, for what depends on the step number but not on the gradient, such as bias
         corrections. It runs once per step and setting.
@@ -153,26 +177,26 @@ def update_rule(
     Raises
     ------
     ParameterError
-        If `optimizer` was not made with `mcnqm.hyperparameters`, or has a different update already: kernels compiled
-        for a class are kept, so define the class again too.
+        If `optimizer` was not made with `mcnqm.hyperparameters`, `iterate` is no variable, or the class has a different
+        update already: kernels compiled for a class are kept, so define the class again too.
 
     Examples
     --------
-    Signum, sign descent on a momentum buffer, in full:
+    Descent along a soft sign of a momentum buffer, in full:
 
     >>> from typing import NamedTuple
     >>> import mcnqm
     >>> from mcnqm.domains import positive, unit_interval
     >>> @mcnqm.hyperparameters(lr=positive, momentum=unit_interval)
-    ... class Signum(NamedTuple):
+    ... class SoftSign(NamedTuple):
     ...     lr: float
     ...     momentum: float = 0.9
-    >>> @mcnqm.update_rule(Signum, state=("momentum",))
-    ... def signum(p, c, g, theta, s):
+    >>> @mcnqm.update_rule(SoftSign, state=("momentum",))
+    ... def soft_sign(p, c, g, theta, s):
     ...     m = p.momentum * s[0] + (1 - p.momentum) * g
-    ...     return theta - p.lr * ((m > 0) - (m < 0)), (m,)
+    ...     return theta - p.lr * m / (abs(m) + 0.1), (m,)
     >>> problem = mcnqm.NoisyQuadratic.power_law(dim=3)
-    >>> runs = mcnqm.simulate(problem, Signum(lr=0.01), batch_size=1, steps=5, trajectories=2)
+    >>> runs = mcnqm.simulate(problem, SoftSign(lr=0.01), batch_size=1, steps=5, trajectories=2)
     >>> dict(runs.loss.sizes)
     {'trajectory': 2, 'step': 6}
     """
@@ -180,21 +204,25 @@ def update_rule(
         raise ParameterError("optimizer", optimizer, "be a NamedTuple made with mcnqm.hyperparameters")
     if steps_at_once not in (1, 4):
         raise ParameterError("steps_at_once", steps_at_once, "be 1 or 4")
-    start = tuple(float(value) for value in real_array("clock_start", clock_start)) if clock_start else ()
+    ticks = tuple(float(value) for value in real_array("clock_start", clock_start)) if clock_start else ()
+    row = _row(iterate, "theta", tuple(state))
 
     def decorate(function: F) -> F:
-        optional = (clock, local, *(() if twin is None else (twin.update, twin.rates)))
+        pair = () if twin is None else (twin.update, twin.rates, twin.start, twin.begin)
+        optional = (clock, local, start, *pair)
         parts: list[Callable[..., Any]] = [function, *(part for part in optional if part is not None)]
-        names = () if twin is None else (twin.state, twin.moments)
-        shape = (optimizer._fields, tuple(state), start, steps_at_once, *names)  # kernels know fields by position
+        names = () if twin is None else (twin.state, twin.moments, _row(twin.iterate, "y", twin.state))
+        shape = (optimizer._fields, tuple(state), row, ticks, steps_at_once, *names)  # kernels know fields by position
         rule = Rule(
             update=scalar(function),
             state=tuple(state),
+            start=None if start is None else scalar(start),
+            row=row,
             clock=None if clock is None else scalar(clock),
-            clock_start=start,
+            clock_start=ticks,
             local=None if local is None else scalar(local),
             steps_at_once=steps_at_once,
-            twin=None if twin is None else replace(twin, update=scalar(twin.update), rates=scalar(twin.rates)),
+            twin=None if twin is None else _compiled(twin),
             fingerprint=hashlib.sha256(repr((shape, *map(_source, parts))).encode()).hexdigest()[:16],
         )
         if optimizer in _RULES and _RULES[optimizer].fingerprint != rule.fingerprint:
@@ -204,6 +232,18 @@ def update_rule(
         return function
 
     return decorate
+
+
+def _row(iterate: str, first: str, state: tuple[str, ...]) -> int:
+    variables = (first, *state)
+    if iterate not in variables:
+        raise ParameterError("iterate", iterate, f"be one of {', '.join(variables)}")
+    return variables.index(iterate)
+
+
+def _compiled(twin: Twin) -> Twin:
+    parts = {name: getattr(twin, name) for name in ("update", "rates", "start", "begin")}
+    return replace(twin, **{name: scalar(part) for name, part in parts.items() if part is not None})
 
 
 def rule_of(hyper_type: type) -> Rule:
@@ -253,6 +293,36 @@ def steps_at_once(p):
     raise NotImplementedError
 
 
+def judged(p, theta, s):
+    """The iterate of the optimizer whose hyperparameters are `p`: the variable whose loss counts."""
+    raise NotImplementedError
+
+
+def judged_row(p):
+    """A tuple as long as there are variables before the iterate."""
+    raise NotImplementedError
+
+
+def first_state(p, theta, s):
+    """The state before the first step; `s` holds zeros."""
+    raise NotImplementedError
+
+
+def twin_row(p):
+    """A tuple as long as there are variables of the twin of `p` before its iterate."""
+    raise NotImplementedError
+
+
+def first_twin_state(p, y, s):
+    """The state of the twin before the first step; `s` holds zeros."""
+    raise NotImplementedError
+
+
+def first_moments(p, second, f):
+    """The moments of the twin before the first step; `f` holds zeros."""
+    raise NotImplementedError
+
+
 def local(p, h):
     """`p` as a coordinate of curvature `h` sees it."""
     raise NotImplementedError
@@ -278,6 +348,28 @@ def _update(p, c, g, theta, s):
 def _steps_at_once(p):
     steps = (0,) * rule_of(p.instance_class).steps_at_once
     return lambda p: steps
+
+
+@overload(judged, jit_options={"forceinline": True})
+def _judged(p, theta, s):
+    place = rule_of(p.instance_class).row - 1
+    if place < 0:
+        return lambda p, theta, s: theta
+    return lambda p, theta, s: s[place]
+
+
+@overload(judged_row, jit_options={"forceinline": True})
+def _judged_row(p):
+    before = (0,) * rule_of(p.instance_class).row
+    return lambda p: before
+
+
+@overload(first_state, jit_options={"forceinline": True})
+def _first_state(p, theta, s):
+    function = rule_of(p.instance_class).start
+    if function is None:
+        return lambda p, theta, s: s
+    return lambda p, theta, s: function(p, theta)
 
 
 @overload(tick, jit_options={"forceinline": True})
@@ -314,143 +406,24 @@ def _twin_update(p, a, g, y, s):
     return lambda p, a, g, y, s: function(p, a, g, y, s)  # noqa: PLW0108 - Numba wants a function
 
 
-# ------------------------------------------------------------------------------------------------- the optimizers
+@overload(twin_row, jit_options={"forceinline": True})
+def _twin_row(p):
+    twin = rule_of(p.instance_class).twin  # asked of all, whether or not their twins run
+    before = () if twin is None else (0,) * _row(twin.iterate, "y", twin.state)
+    return lambda p: before
 
 
-class PlainSGD(NamedTuple):
-    """Hyperparameters of SGD without momentum, as a kernel wants them."""
-
-    lr: float
-    precondition: float
-
-
-class HeavyBall(NamedTuple):
-    """Hyperparameters of SGD with heavy-ball momentum, as a kernel wants them."""
-
-    lr: float
-    momentum: float
-    precondition: float
+@overload(first_twin_state, jit_options={"forceinline": True})
+def _first_twin_state(p, y, s):
+    function = _twin_of(p).start
+    if function is None:
+        return lambda p, y, s: s
+    return lambda p, y, s: function(p, y)
 
 
-class Nesterov(NamedTuple):
-    """Hyperparameters of SGD with torch's form of Nesterov's momentum, as a kernel wants them."""
-
-    lr: float
-    momentum: float
-    precondition: float
-
-
-@scalar
-def _preconditioned_rate(lr, precondition, h):
-    # P = H^p: θ moves by -lr h^-p. With p = 0 the power is exactly 1.
-    return lr * h**-precondition
-
-
-def _local_plain(p, h):
-    return PlainSGD(_preconditioned_rate(p.lr, p.precondition, h), p.precondition)
-
-
-def _local_heavy_ball(p, h):
-    return HeavyBall(_preconditioned_rate(p.lr, p.precondition, h), p.momentum, p.precondition)
-
-
-def _local_nesterov(p, h):
-    return Nesterov(_preconditioned_rate(p.lr, p.precondition, h), p.momentum, p.precondition)
-
-
-@update_rule(PlainSGD, local=_local_plain)
-def _plain_sgd(p, c, g, theta, s):
-    return fma(-p.lr, g, theta), s
-
-
-@update_rule(HeavyBall, state=("momentum",), local=_local_heavy_ball)
-def _heavy_ball(p, c, g, theta, s):
-    m = fma(p.momentum, s[0], g)
-    return fma(-p.lr, m, theta), (m,)
-
-
-@update_rule(Nesterov, state=("momentum",), local=_local_nesterov)
-def _nesterov(p, c, g, theta, s):
-    m = fma(p.momentum, s[0], g)
-    return fma(-p.lr, fma(p.momentum, m, g), theta), (m,)
-
-
-def _adam_clock(p, k):
-    # k = (β₁^t, β₂^t). The update divides by sqrt(v / correction2) + ε; multiplying both sides by
-    # sqrt(correction2) leaves one root and one division per coordinate.
-    power1 = k[0] * p.beta1
-    power2 = k[1] * p.beta2
-    correction1 = 1.0 - power1 * p.bias_correction
-    root2 = np.sqrt(1.0 - power2 * p.bias_correction)
-    return (power1, power2), (p.lr * root2 / correction1, p.eps * root2)
-
-
-def _adam_rates(p, c, h, var, f):
-    # The moments P = E y², C = E y m, Q = E m² and v, of the linear recursion in `_adam_twin` with v for v.
-    square = fma(h * h, f[0], var)
-    v = fma(p.beta2, f[3], (1.0 - p.beta2) * square)
-    denominator = np.sqrt(v) + c[1]
-    a = c[0] / denominator if denominator > 0.0 else 0.0
-    left, keep = 1.0 - p.beta1, fma(-p.lr, p.weight_decay, 1.0)
-    cross = fma(p.beta1, f[1], left * h * f[0])  # E y m'
-    q = fma(p.beta1 * p.beta1, f[2], left * fma(2.0 * p.beta1 * h, f[1], left * square))
-    return (fma(keep * keep, f[0], a * fma(a, q, -2.0 * keep * cross)), fma(keep, cross, -a * q), q, v), (a,)
-
-
-def _adam_twin(p, a, g, y, s):
-    m = fma(p.beta1, s[0], (1.0 - p.beta1) * g)
-    return fma(-a[0], m, fma(-p.lr * p.weight_decay, y, y)), (m,)
-
-
-@update_rule(
-    Adam,
-    state=("first_moment", "second_moment"),
-    clock=_adam_clock,
-    clock_start=(1.0, 1.0),
-    steps_at_once=1,
-    twin=Twin(_adam_twin, ("first_moment",), _adam_rates, ("yy", "ym", "mm", "v")),
-)
-def _adam(p, c, g, theta, s):
-    zero, one = number(0.0, g), number(1.0, g)
-    m = fma(p.beta1, s[0], (one - p.beta1) * g)
-    v = fma(p.beta2, s[1], (one - p.beta2) * g * g)
-    decayed = fma(-p.lr * p.weight_decay, theta, theta)
-    # Without any gradient so far m and v are 0, and 0 / 0 would poison the lane: it stays where it is.
-    denominator = np.sqrt(v) + c[1]
-    direction = m / denominator if denominator > zero else zero
-    return fma(-c[0], direction, decayed), (m, v)
-
-
-def _rmsprop_rates(p, c, h, var, f):
-    square = fma(h * h, f[0], var)
-    v = fma(p.alpha, f[1], (1.0 - p.alpha) * square)
-    denominator = np.sqrt(v) + p.eps
-    a = p.lr / denominator if denominator > 0.0 else 0.0
-    return (fma(a, fma(a, square, -2.0 * h * f[0]), f[0]), v), (a,)
-
-
-def _rmsprop_twin(p, a, g, y, s):
-    return fma(-a[0], g, y), s
-
-
-@update_rule(
-    RMSProp,
-    state=("second_moment",),
-    steps_at_once=1,
-    twin=Twin(_rmsprop_twin, (), _rmsprop_rates, ("yy", "v")),
-)
-def _rmsprop(p, c, g, theta, s):
-    zero, one = number(0.0, g), number(1.0, g)
-    v = fma(p.alpha, s[0], (one - p.alpha) * g * g)
-    denominator = np.sqrt(v) + p.eps
-    direction = g / denominator if denominator > zero else zero
-    return fma(-p.lr, direction, theta), (v,)
-
-
-@update_rule(Lion, state=("momentum",))
-def _lion(p, c, g, theta, s):
-    zero, one = number(0.0, g), number(1.0, g)
-    direction = fma(p.beta1, s[0], (one - p.beta1) * g)
-    sign = (one if direction > zero else zero) - (one if direction < zero else zero)
-    decayed = fma(-p.lr * p.weight_decay, theta, theta)
-    return fma(-p.lr, sign, decayed), (fma(p.beta2, s[0], (one - p.beta2) * g),)
+@overload(first_moments, jit_options={"forceinline": True})
+def _first_moments(p, second, f):
+    function = _twin_of(p).begin
+    if function is None:
+        return lambda p, second, f: (second, *f[1:])
+    return lambda p, second, f: function(second)

@@ -25,14 +25,14 @@ class Case:
     average: float | None = None
 
 
-def update(case: Case, h: Any, state: list[Any], noise: Any, number: Any) -> list[Any]:
-    """One step of (θ, m, θ̄), all entries of the type `number`."""
+def update(case: Case, h: Any, state: list[Any], noise: Any, number: Any, first: bool = False) -> list[Any]:
+    """One step of (θ, m, θ̄), all entries of the type `number`; the `first` makes the buffer of the whole gradient."""
     theta, m, average = state
     lr, beta = number(case.optimizer.lr), number(case.optimizer.momentum)
     p = case.optimizer.precondition
     scale = number(1) if p == 0 else (1 / h if p == 1 else h ** -number(p))
-    g = h * theta + noise
-    m = beta * m + g
+    g = h * theta + noise + number(case.optimizer.weight_decay) * theta
+    m = g if first else beta * m + (1 - number(case.optimizer.dampening)) * g
     theta = theta - lr * scale * (g + beta * m if case.optimizer.nesterov else m)
     gamma = number(0 if case.average is None else case.average)
     return [theta, m, gamma * average + (1 - gamma) * theta]
@@ -43,14 +43,17 @@ def second_moments(case: Case, entry: int, steps: int, number: Any) -> tuple[lis
     h = number(float(case.problem.curvature[entry]))
     zero, one = number(0), number(1)
     basis = [[one if i == j else zero for i in range(3)] for j in range(3)]
-    columns = [update(case, h, e, zero, number) for e in basis]
-    b = update(case, h, [zero] * 3, one, number)
+    maps = [
+        ([update(case, h, e, zero, number, first) for e in basis], update(case, h, [zero] * 3, one, number, first))
+        for first in (True, False)
+    ]
     strength = number(float(case.problem.noise[entry])) / number(float(case.batch_size))
     mu, s = number(float(case.problem.initial_mean[entry])), number(float(case.problem.initial_std[entry]))
     start = [one, zero, one]
     mean = [mu * v for v in start]
     P = [[(mu * mu + s * s) * v * w for w in start] for v in start]
-    for _ in range(steps):
+    for step in range(steps):
+        columns, b = maps[min(step, 1)]
         mean = [sum(columns[k][i] * mean[k] for k in range(3)) for i in range(3)]
         AP = [[sum(columns[k][i] * P[k][j] for k in range(3)) for j in range(3)] for i in range(3)]
         P = [
@@ -104,11 +107,11 @@ def random_case(rng: np.random.Generator, kind: str) -> Case:
         initial_std=rng.uniform(0.1, 2.0, size) * rng.choice([0.0, 1.0, 1.0]),
         multiplicity=rng.integers(1, 4, size),
     )
-    power = float(rng.choice([0.25, 0.5, 0.3, 1.0])) if kind == "preconditioned" else 0.0
+    power = float(rng.choice([0.25, 0.5, 0.3, 1.0])) if kind in ("preconditioned", "preconditioned decayed") else 0.0
     momentum = 0.0
-    if kind in ("heavy ball", "nesterov", "averaged heavy ball", "preconditioned"):
+    if kind not in ("sgd", "averaged", "decayed"):
         momentum = float(rng.choice([0.5, 0.9, 0.99, 1 - 1e-6, rng.uniform()]))
-    nesterov = kind == "nesterov"
+    nesterov = kind in ("nesterov", "nesterov decayed")
     edge = 2 * (1 + momentum) / (1 + 2 * momentum if nesterov else 1)
     u = [
         rng.uniform(0, edge),
@@ -127,4 +130,13 @@ def random_case(rng: np.random.Generator, kind: str) -> Case:
         average = float(rng.choice([0.0, 0.5, 0.9, 0.999, near * (1 + rng.choice([0, 1e-15, 1e-9]))]))
         if not 0 <= average < 1:
             average = 0.75
-    return Case(problem, mcnqm.SGD(lr, momentum, nesterov, power), float(rng.integers(1, 1000)), average)
+    dampening, decay = 0.0, 0.0
+    if kind in ("dampened", "averaged dampened"):
+        dampening = float(rng.choice([0.1, momentum, 1 - 1e-9]))
+        lr /= 1 - dampening
+    if kind.endswith("decayed") or (kind.endswith("dampened") and rng.uniform() < 0.5):
+        # From nothing beside every curvature to what drowns them, at the same u.
+        decay = float(pivot * 10.0 ** rng.uniform(-12, 3))
+        lr *= float(h.max() ** (1 - power) / (h.max() ** -power * (h.max() + decay)))
+    optimizer = mcnqm.SGD(lr, momentum, nesterov, power, decay, dampening)
+    return Case(problem, optimizer, float(rng.integers(1, 1000)), average)

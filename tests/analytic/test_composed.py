@@ -29,10 +29,18 @@ class Case:
     batch_size: float = 3.0
     nesterov: bool = False
     precondition: float = 0.0
+    weight_decay: float = 0.0
+    dampening: float = 0.0
 
     @property
     def composed(self) -> Composed:
-        return Composed.of(self.problem, self.batch_size, precondition=self.precondition, nesterov=self.nesterov)
+        return Composed.of(
+            *(self.problem, self.batch_size),
+            precondition=self.precondition,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            dampening=self.dampening,
+        )
 
     def gradient(self) -> tuple[float, np.ndarray, np.ndarray]:
         return self.composed.gradient(self.lr, self.momentum, self.lengths, by_momentum=True)
@@ -46,16 +54,19 @@ def step_by_step(case: Case, lr: Any, momentum: Any, number: Any = np.clongdoubl
         scale = h ** number(-case.precondition)
         variance = c / number(case.batch_size)
         P, C, Q = number(float(problem.initial_mean[i])) ** 2 + number(float(problem.initial_std[i])) ** 2, 0, 0
-        ends = []
+        ends, first = [], True
+        pull, keep = h + number(case.weight_decay), number(1) - number(case.dampening)
         for a, b, n in zip(lr, momentum, case.lengths, strict=True):
 
-            def update(theta, m, noise, a=a, b=b, h=h, scale=scale):
-                g = h * theta + noise
-                m = b * m + g
+            def update(theta, m, noise, k, a=a, b=b, pull=pull, scale=scale):
+                g = pull * theta + noise
+                m = b * m + k * g
                 return theta - a * scale * (g + b * m if case.nesterov else m), m
 
-            (x, u), (y, v), (z, w) = update(1, 0, 0), update(0, 1, 0), update(0, 0, 1)
             for _ in range(int(n)):
+                k = number(1) if first else keep
+                first = False
+                (x, u), (y, v), (z, w) = update(1, 0, 0, k), update(0, 1, 0, k), update(0, 0, 1, k)
                 P, C, Q = (
                     x * x * P + 2 * x * y * C + y * y * Q + z * z * variance,
                     x * u * P + (x * v + y * u) * C + y * v * Q + z * w * variance,
@@ -102,15 +113,18 @@ def random_case(rng: np.random.Generator, pieces: int, most: int = 40) -> Case:
     ]
     u = np.array(choices)[rng.integers(len(choices), size=pieces), np.arange(pieces)]
     precondition = float(rng.choice([0.0, 0.0, 0.5, 1.0]))
-    lr = u / rng.choice(h) ** (1 - precondition)
+    decay = float(rng.choice([0.0, 0.0, 1e-3, 1.0]))
+    lr = u / ((pivot := rng.choice(h)) + decay) * pivot**precondition
     return Case(
         problem,
-        np.minimum(lr, edge * 1.01 / h.max() ** (1 - precondition)),
+        np.minimum(lr, edge * 1.01 / ((h + decay) * h**-precondition).max()),
         momentum,
         rng.integers(1, most, pieces),
         float(rng.integers(1, 100)),
         kind == "nesterov",
         precondition,
+        weight_decay=decay,
+        dampening=float(rng.choice([0.0, 0.3, 0.9])) if kind == "heavy ball" and momentum.all() else 0.0,
     )
 
 

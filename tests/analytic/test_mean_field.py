@@ -86,38 +86,41 @@ def test_a_large_eps_is_momentum_sgd_at_second_order(beta2):
 # --------------------------------------------------------------------------------------------- the fluctuations of v
 
 
-def factors(r, *, share=1.0, spread=0.0, overlap=0.0):
-    """What order 2 makes of drift and variance where sqrt(v) is a share r of the denominator."""
-    a, push = _rate(1.0, 1.0, share, 0.1, 1.0 / r - 1.0, 1.0, 1.0, spread, overlap, 2)
-    plain, _ = _rate(1.0, 1.0, share, 0.1, 1.0 / r - 1.0, 1.0, 1.0, spread, overlap, 1)
+def factors(r, under=1.0, *, share=1.0, spread=0.0, overlap=0.0):
+    """What order 2 makes of drift and variance: the root is a share r of the denominator."""
+    eps, eps_root = 1.0 / r - 1.0, 1.0 - under
+    a, push = _rate(under, 1.0, share, 0.1, eps, eps_root, 1.0, 1.0, spread, overlap, 2)
+    plain, _ = _rate(under, 1.0, share, 0.1, eps, eps_root, 1.0, 1.0, spread, overlap, 1)
     return np.array([a / plain - 1.0, push * (a / plain) ** 2 - 1.0])
 
 
 @pytest.mark.parametrize("r", [1.0, 0.7, 0.2])
 @pytest.mark.parametrize("share", [1.0, 0.3])
-def test_fluctuations_of_the_denominator(r, share):
-    """Means of 1/D and 1/D², D = sqrt(v) + ε, against those over a v that takes two values."""
+@pytest.mark.parametrize("under", [1.0, 0.4])
+def test_fluctuations_of_the_denominator(r, share, under):
+    """Means of 1/D and 1/D², D = sqrt(v + ε_r) + ε, against those over a v that takes two values."""
     spread = 1e-4
     size = np.sqrt(spread * share * (2.0 - share))
-    of_one = 1.0 / (r * np.sqrt(1.0 + size * np.array([-1.0, 1.0])) + 1.0 - r)
+    of_one = 1.0 / (r * np.sqrt(1.0 + under * size * np.array([-1.0, 1.0])) + 1.0 - r)
     expected = [of_one.mean() - 1.0, (of_one**2).mean() - 1.0]
-    np.testing.assert_allclose(factors(r, share=share, spread=spread), expected, rtol=2e-3)
+    np.testing.assert_allclose(factors(r, under, share=share, spread=spread), expected, rtol=2e-3)
     if r < 1.0:
-        assert not np.allclose(factors(1.0, share=share, spread=spread), expected, rtol=0.1), "ε must count"
+        assert not np.allclose(factors(1.0, under, share=share, spread=spread), expected, rtol=0.1), "ε must count"
 
 
 @pytest.mark.parametrize("r", [1.0, 0.7, 0.2])
 @pytest.mark.parametrize("mean", [0.01, 1.0])
-def test_a_gradient_in_its_own_v(r, mean):
+@pytest.mark.parametrize("under", [1.0, 0.4])
+def test_a_gradient_in_its_own_v(r, mean, under):
     """Mean of g/D by quadrature, with a weight w of g² in v: to first order in w."""
     w = 1e-5
     x, chance = np.polynomial.hermite_e.hermegauss(60)
     g = mean + x
     relative = g**2 / (mean**2 + 1.0) - 1.0
-    of_one = 1.0 / (r * np.sqrt(1.0 + w * relative) + 1.0 - r)
+    of_one = 1.0 / (r * np.sqrt(1.0 + under * w * relative) + 1.0 - r)
     drift = (chance * g * of_one).sum() / chance.sum() / mean - 1.0
     drift -= (chance * of_one).sum() / chance.sum() - 1.0  # Jensen's part, of second order in w
-    found = factors(r, share=1.0 / (mean**2 + 1.0), overlap=w)
+    found = factors(r, under, share=1.0 / (mean**2 + 1.0), overlap=w)
     assert found[0] == pytest.approx(drift, rel=1e-3)
     if mean < 0.1:  # all noise: the variance of what moves y
         assert found[1] == pytest.approx((chance * (x * of_one) ** 2).sum() / chance.sum() - 1.0, rel=1e-3)

@@ -48,7 +48,8 @@ def test_first_passage_is_that_of_the_step_by_step_walk(seed: int) -> None:
         initial_std=rng.uniform(0, 1, size) * rng.choice([0, 1, 1], size) + 1e-3,
         multiplicity=rng.integers(1, 4, size),
     )
-    beta, nesterov = float(rng.choice([0, 0.5, 0.9, 0.99])), bool(rng.random() < 0.3)
+    beta = float(rng.choice([0, 0.5, 0.9, 0.99]))
+    nesterov = bool(rng.random() < 0.3) and beta > 0
     edge = 2 * (1 + beta) / (1 + 2 * beta if nesterov else 1)
     optimizer = SGD(float(rng.uniform(0.03, 1.05) ** 2 * edge / h.max()), beta, nesterov)
     batch_size = float(rng.integers(1, 20))

@@ -33,6 +33,8 @@ def recursion(problem, optimizer, batch_size, steps, average=None, number=np.lon
         return np.asarray(value(t) if isinstance(value, Schedule) else np.full(steps, float(value)), dtype=number)
 
     lr, beta, batch = along(optimizer.lr), along(optimizer.momentum), along(batch_size)
+    decay, keep = along(optimizer.weight_decay), 1 - along(optimizer.dampening)
+    keep[:1] = 1  # torch takes the first gradient whole
     gamma = along(0.0 if average is None else average)
     h, c = problem.curvature.astype(number), problem.noise.astype(number)
     scale = h ** number(-optimizer.precondition)
@@ -45,10 +47,11 @@ def recursion(problem, optimizer, batch_size, steps, average=None, number=np.lon
         a = lr[k] * scale
         lead, reach = (1 + beta[k], beta[k] ** 2) if optimizer.nesterov else (number(1), beta[k])
         A, b = np.zeros((h.size, 3, 3), number), np.zeros((h.size, 3), number)
-        A[:, 0, 0], A[:, 0, 1], A[:, 1, 0], A[:, 1, 1] = 1 - a * lead * h, -a * reach, h, beta[k]
+        pull = keep[k] * (h + decay[k])
+        A[:, 0, 0], A[:, 0, 1], A[:, 1, 0], A[:, 1, 1] = 1 - a * lead * pull, -a * reach, pull, beta[k]
         A[:, 2] = (1 - gamma[k]) * A[:, 0]
         A[:, 2, 2] += gamma[k]
-        b[:, 0], b[:, 1], b[:, 2] = -a * lead, 1, -(1 - gamma[k]) * a * lead
+        b[:, 0], b[:, 1], b[:, 2] = -a * lead * keep[k], keep[k], -(1 - gamma[k]) * a * lead * keep[k]
         noise = (c / batch[k])[:, np.newaxis, np.newaxis]
         mean.append(np.einsum("nij,nj->ni", A, mean[-1]))
         P.append(np.einsum("nij,njk,nlk->nil", A, P[-1], A) + b[:, :, np.newaxis] * b[:, np.newaxis, :] * noise)
@@ -74,6 +77,15 @@ CASES = {
     "batches grow": (SGD(0.5, 0.8), schedules.piecewise([1, 8, 64], [100, 150, 1])),
     "beyond the middle": (SGD(schedules.piecewise([2.6, 0.3, 3.3], [120, 80, 1]), 0.9), 4.0),  # αh > 1 + β
     "stops": (SGD(schedules.piecewise([0.3, 0.0, 0.1], [100, 100, 1]), 0.9), 8.0),
+    "decays": (SGD(schedules.cosine(0.8, steps=STEPS), weight_decay=schedules.piecewise([0.3, 0.01], [200, 1])), 4.0),
+    "dampened": (
+        SGD(
+            *(schedules.piecewise([0.4, 0.0, 2.6], [150, 100, 1]), 0.9),
+            weight_decay=0.1,
+            dampening=schedules.piecewise([0.9, 0.3], [120, 1]),
+        ),
+        4.0,
+    ),
 }
 
 AVERAGES = {
@@ -99,7 +111,7 @@ def test_risk_equals_the_recursion(case, average):
 
 
 @pytest.mark.parametrize("average", ["none", "tail", "growing"])
-@pytest.mark.parametrize("case", ["pieces", "Nesterov", "stops"])
+@pytest.mark.parametrize("case", ["pieces", "Nesterov", "stops", "dampened"])
 def test_moments_equal_the_recursion(case, average):
     (optimizer, batch_size), mean = CASES[case], AVERAGES[average]
     mu, P = recursion(PROBLEM, optimizer, batch_size, STEPS, mean)
@@ -148,7 +160,13 @@ def runs(draw):
     )
     momentum = draw(st.one_of(st.just(0.0), scheduled(0.99)))
     edge = 1.2 if draw(st.booleans()) else 0.6
-    optimizer = SGD(draw(scheduled(edge)), momentum, draw(st.booleans()), draw(st.sampled_from([0.0, 0.0, 0.5])))
+    moving = momentum != 0.0
+    nesterov = draw(st.booleans()) and moving
+    optimizer = SGD(
+        *(draw(scheduled(edge)), momentum, nesterov, draw(st.sampled_from([0.0, 0.0, 0.5]))),
+        weight_decay=draw(st.one_of(st.just(0.0), scheduled(0.3 * problem.curvature.min()))),
+        dampening=draw(st.one_of(st.just(0.0), scheduled(0.9))) if moving and not nesterov else 0.0,
+    )
     batch = draw(
         st.one_of(
             st.just(3.0),

@@ -17,7 +17,10 @@ import mcnqm
 from mcnqm import SGD, NoisyQuadratic, ParameterError, analytic
 from mcnqm.record import recorded_steps
 
-KINDS = ("sgd", "heavy ball", "nesterov", "averaged", "averaged heavy ball", "preconditioned")
+KINDS = (
+    *("sgd", "heavy ball", "nesterov", "averaged", "averaged heavy ball", "preconditioned"),
+    *("decayed", "heavy ball decayed", "nesterov decayed", "preconditioned decayed", "dampened", "averaged dampened"),
+)
 
 SMALLEST = 1e-250
 LARGEST = float(np.finfo(np.float64).max)
@@ -36,7 +39,9 @@ def relative_error(case: exact_recursion.Case, steps: int) -> float:
     return float(abs(got - expected) / expected)
 
 
-@pytest.mark.parametrize("kind", mostly_slow(KINDS, "heavy ball", "averaged heavy ball"))
+@pytest.mark.parametrize(
+    "kind", mostly_slow(KINDS, "heavy ball", "averaged heavy ball", "dampened", "preconditioned decayed")
+)
 def test_risk_equals_the_recursion_in_500_random_cases(kind: str) -> None:
     rng = np.random.default_rng([KINDS.index(kind), 3])
     worst = (0.0, None, 0)
@@ -57,7 +62,7 @@ def test_risk_equals_the_recursion_over_a_thousand_steps(kind: str) -> None:
     assert worst < 2e-15
 
 
-@pytest.mark.parametrize("kind", ["sgd", "heavy ball", "nesterov", "averaged"])
+@pytest.mark.parametrize("kind", ["sgd", "heavy ball", "nesterov", "averaged", "nesterov decayed", "averaged dampened"])
 def test_risk_equals_the_rational_recursion(kind: str) -> None:
     rng = np.random.default_rng([KINDS.index(kind), 5])
     for _ in range(20):
@@ -238,7 +243,7 @@ spectra = st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=5)
 def test_preconditioning_is_plain_sgd_on_another_problem(
     h: list[float], lr: float, beta: float, nesterov: bool, p: float
 ) -> None:
-    curvature = np.array(h)
+    curvature, nesterov = np.array(h), nesterov and beta > 0
     noise = curvature**0.7
     mean, std = 0.3 + curvature, 1.0 + curvature
     lr = lr / (curvature ** (1 - p)).max()
@@ -253,7 +258,7 @@ def test_preconditioning_is_plain_sgd_on_another_problem(
 def test_units_do_not_matter(h: list[float], lr: float, beta: float, nesterov: bool, units: tuple[int, int]) -> None:
     # Powers of two scale without rounding, so the answers must agree to the last bit or two.
     a, b = 2.0 ** units[0], 2.0 ** units[1]  # new loss = a * loss, new parameter = b * parameter
-    curvature = np.array(h)
+    curvature, nesterov = np.array(h), nesterov and beta > 0
     lr = lr / curvature.max()
     base = analytic.risk(NoisyQuadratic(curvature, curvature), SGD(lr, beta, nesterov), 7, 40).risk
     scaled = NoisyQuadratic(curvature * a / b**2, curvature * a**2 / b**2, initial_std=b)

@@ -7,10 +7,14 @@ import functools
 import numpy as np
 import pytest
 from scipy import stats
+from selection import mostly_slow
 
 import mcnqm
 from mcnqm.analytic.mean_field import _Field
 from mcnqm.engine import Job, Losses, March, Pool, run_loss
+from mcnqm.kernels.rules.adam import GeneralAdam, PlainAdam
+from mcnqm.kernels.rules.rmsprop import GeneralRMSProp, PlainRMSProp
+from mcnqm.kernels.updates import rule_of
 from mcnqm.progress import NoMeter
 from mcnqm.settings import settings_of
 from mcnqm.statistics import normal_strata
@@ -25,7 +29,13 @@ OPTIMIZERS = {
     "AdamW": mcnqm.Adam(lr=np.geomspace(1e-3, 0.1, 21), beta1=0.8, beta2=0.95, eps=0.01, weight_decay=0.3),
     "Adam without bias correction": mcnqm.Adam(lr=np.geomspace(1e-3, 0.1, 21), bias_correction=False),
     "RMSProp": mcnqm.RMSProp(lr=np.geomspace(1e-3, 0.1, 21), alpha=0.95),
+    "Adam with every epsilon": mcnqm.Adam(lr=np.geomspace(1e-3, 0.1, 21), eps=0.02, eps_root=0.1, eps_hat=True),
+    "RMSProp with momentum, centered": mcnqm.RMSProp(
+        lr=np.geomspace(1e-3, 0.1, 21), alpha=0.9, eps=0.02, momentum=0.6, centered=True, eps_root=0.05
+    ),
 }
+OWN_REFERENCE = ("Adam with every epsilon", "RMSProp with momentum, centered")
+"""Their twins are held against other references than `reference_rates`."""
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(200)
 by_name = pytest.mark.parametrize("name", OPTIMIZERS)
 
@@ -189,7 +199,7 @@ def hyper_of(optimizer, lr):
     return lr, optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.weight_decay, optimizer.bias_correction
 
 
-@by_name
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in OWN_REFERENCE])
 @pytest.mark.parametrize("cells", [1, 4])
 def test_twins_are_those_of_the_formulas(name, cells):
     """Within rounding of 300 steps, in vectors over trajectories and over settings."""
@@ -204,6 +214,48 @@ def test_twins_are_those_of_the_formulas(name, cells):
     loss, expected = reference(PROBLEM, 2, hyper_of(OPTIMIZERS[name], 1e-2), cells, 6, 5, 300)
     np.testing.assert_allclose(scalar.twin[0], loss, rtol=1e-10)
     np.testing.assert_allclose(scalar.expected[0], expected, rtol=1e-10)
+
+
+# Variables of each twin: y, then its state, then what its moments need besides.
+VARIABLES = {
+    PlainAdam: "ym",
+    GeneralAdam: "ym",
+    PlainRMSProp: "y",
+    GeneralRMSProp: "ymn",
+    mcnqm.NAdam: "ym",
+    mcnqm.AdEMAMix: "ymn",
+    mcnqm.ScheduleFreeAdam: "yzx",
+}
+
+
+@pytest.mark.parametrize("kind", VARIABLES)
+def test_moments_of_a_twin_follow_from_its_update(kind):
+    """The update is linear: its matrix, found by basis vectors, carries any covariance to what the rates say."""
+    rng, rule, letters = np.random.default_rng(2), rule_of(kind), VARIABLES[kind]
+    twin, size = rule.twin, len(letters)
+    for _ in range(20):
+        p = kind._make(rng.uniform(0.05, 0.95, len(kind._fields)))
+        clock, c = rule.clock_start, ()
+        for _ in range(int(rng.integers(1, 9)) if rule.clock is not None else 0):
+            clock, c = rule.clock.py_func(p, clock)
+        h, variance, root = rng.uniform(0.1, 2.0), rng.uniform(0.1, 2.0), rng.normal(size=(size, size))
+        M, v = root @ root.T, rng.uniform(5.0, 9.0)  # beyond the square of any mean
+        at = {name: (letters.index(name[0]), letters.index(name[1])) for name in twin.moments if name != "v"}
+        before = tuple(v if name == "v" else M[at[name]] for name in twin.moments)
+        after, rates = twin.rates.py_func(p, c, h, variance, before)
+
+        def step(state, noise, p=p, h=h, rates=rates):
+            g = h * state[0] + noise
+            y, s = twin.update.py_func(p, rates, g, state[0], tuple(state[1 : 1 + len(twin.state)]))
+            rest = [p.alpha * state[-1] + (1 - p.alpha) * g] if kind is GeneralRMSProp else []
+            return np.array([y, *s, *rest])
+
+        A = np.stack([step(e, 0.0) for e in np.eye(size)], axis=1)
+        b = step(np.zeros(size), 1.0)
+        expected = A @ M @ A.T + variance * np.outer(b, b)
+        for name, found in zip(twin.moments, after, strict=True):
+            if name != "v":
+                assert found == pytest.approx(expected[at[name]], rel=1e-11, abs=1e-12), name
 
 
 def test_the_reference_notices_a_rate_that_ignores_the_cell():
@@ -229,7 +281,7 @@ def gap_to_theory(optimizer, batch_size, cells, shift=0.0):
     return float(np.abs(found / theory - 1).max())
 
 
-@by_name
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if "centered" not in name])
 @pytest.mark.parametrize("cells", [1, 5])
 def test_expected_is_the_theory_of_first_order_over_the_cells(name, cells):
     """Two implementations that never see each other."""
@@ -249,10 +301,22 @@ def p_value(found: Losses, expected):
     return min(1.0, z.size * 2 * float(stats.norm.sf(np.abs(z).max())))
 
 
-@pytest.mark.parametrize("name", ["AdamW", "RMSProp"])
+MORE = {
+    "NAdam": mcnqm.NAdam(lr=1e-2, weight_decay=0.3),
+    "AdEMAMix": mcnqm.AdEMAMix(lr=1e-2, beta3=0.99, weight_decay=0.3),
+    "schedule-free Adam": mcnqm.ScheduleFreeAdam(lr=1e-2, weight_decay=0.3),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    mostly_slow(
+        ["AdamW", "RMSProp", "RMSProp with momentum, centered", *MORE], "AdamW", "RMSProp", "schedule-free Adam"
+    ),
+)
 def test_the_mean_of_twin_losses_is_the_expected(name):
     """False alarms: 1e-6 a case, under another seed. Must notice what other cells, or 10 % more noise, would give."""
-    optimizer = OPTIMIZERS[name]._replace(lr=np.array([2e-3, 2e-2]))
+    optimizer = {**OPTIMIZERS, **MORE}[name]._replace(lr=np.array([2e-3, 2e-2]))
     batch, record = np.array([2.0, 64.0]), [1, 10, 60, 150]
     found = run(a_job(optimizer, 8000, batch_size=batch), record)
     assert p_value(found, found.expected) > ALPHA
@@ -260,3 +324,27 @@ def test_the_mean_of_twin_losses_is_the_expected(name):
     noise = run(a_job(optimizer, 1, batch_size=batch / 1.1), record).expected
     for wrong in (cells, noise):
         assert p_value(found, wrong) < ALPHA
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("present", [False, True])
+def test_theory_and_kernel_correct_scheduled_betas_alike(present):
+    """And not as the other form does."""
+    optimizer = mcnqm.Adam(
+        lr=0.01,
+        beta1=mcnqm.schedules.linear(0.95, steps=100, final=0.5),
+        beta2=mcnqm.schedules.linear(0.99, steps=100, final=0.9),
+        present_betas=present,
+    )
+    settings, at, law = (
+        settings_of(optimizer, 16.0, schedules=True),
+        np.arange(201),
+        normal_strata(PROBLEM.initial_mean, PROBLEM.initial_std, 2),
+    )
+    job = Job(PROBLEM, optimizer, settings, np.arange(1, dtype=np.uint32), 5, cells=2)
+    found = run(job, at).expected
+    for other in (False, True):
+        changed = optimizer._replace(present_betas=other)
+        theory = _Field(PROBLEM, changed, settings, 1, 8, law=(np.sqrt(law.second), law.share)).run(at)
+        gap = np.abs(found / theory - 1).max()
+        assert gap < 1e-10 if other == present else gap > 1e-3

@@ -59,11 +59,15 @@ def problems(draw):
 
 @st.composite
 def linear_optimizers(draw, problem):
+    momentum = draw(st.one_of(st.just(0.0), st.floats(0.01, 0.99)))
+    nesterov = draw(st.booleans()) and momentum > 0
     shape = SGD(
         lr=1.0,
-        momentum=draw(st.one_of(st.just(0.0), st.floats(0.01, 0.99))),
-        nesterov=draw(st.booleans()),
+        momentum=momentum,
+        nesterov=nesterov,
         precondition=draw(st.sampled_from([0.0, 0.0, 0.3, 0.5, 1.0])),
+        weight_decay=draw(st.sampled_from([0.0, 0.0, 1e-3, 0.3])),
+        dampening=0.0 if nesterov or not momentum else draw(st.sampled_from([0.0, 0.1, 0.9])),
     )
     edge = float(analytic.largest_stable_lr(problem, shape).largest_stable_lr)
     return shape._replace(lr=edge * draw(st.one_of(st.floats(1e-3, 0.99), st.floats(0.9, 0.99))))
@@ -176,6 +180,46 @@ def test_the_statistics_alone_reject_it(fault):
     report = agreement(CONTROL, optimizer, batch_size, 200, trajectories=2048, theory=recursion(fault))
     assert bool(report.consistent)
     assert float(report.p_value) < ERROR_RATE
+
+
+def taking(change):
+    """The exact theory of another optimizer."""
+    return Theory(
+        *(
+            lambda problem, optimizer, *a, one=one, **k: one(problem, change(optimizer), *a, **k)
+            for one in (analytic.moments, analytic.transition, analytic.risk)
+        )
+    )
+
+
+DAMPENED = SGD(lr=0.5, momentum=0.6, weight_decay=0.1, dampening=0.6)
+WRONG = {
+    "no decay": (DAMPENED, lambda o: o._replace(weight_decay=0.0)),
+    "decay off by 5 %": (DAMPENED, lambda o: o._replace(weight_decay=1.05 * o.weight_decay)),
+    "no dampening": (DAMPENED, lambda o: o._replace(dampening=0.0)),
+    "decay of plain SGD off by 5 %": (SGD(0.3, weight_decay=0.2), lambda o: o._replace(weight_decay=0.21)),
+}
+
+
+def test_decay_and_dampening_agree():
+    check(CONTROL, DAMPENED, 4, 200, theory=taking(lambda o: o))
+    check(CONTROL, SGD(0.3, weight_decay=0.2), 4, 200)
+    check(CONTROL, DAMPENED, 4, 40, theory=EXACT)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_decay_or_dampening_is_rejected(name):
+    optimizer, change = WRONG[name]
+    report = agreement(CONTROL, optimizer, 4, 200, trajectories=2048, theory=taking(change))
+    assert float(report.p_value) < ERROR_RATE
+
+
+def test_a_first_gradient_that_is_dampened_too_is_rejected():
+    """What torch does not do: one step, in which the whole gradient counts."""
+    plain = SGD(lr=0.5, momentum=0.6, dampening=0.6)
+    weaker = taking(lambda o: o._replace(lr=0.4 * o.lr, dampening=0.0))
+    assert float(agreement(CONTROL, plain, 4, 1, record=[0, 1], theory=EXACT).p_value) > ERROR_RATE
+    assert float(agreement(CONTROL, plain, 4, 1, record=[0, 1], theory=weaker).p_value) < ERROR_RATE
 
 
 def test_an_inconsistent_theory_is_rejected_without_data():
