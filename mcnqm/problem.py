@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcnqm.domains import Domain, finite, integer, nonnegative, positive, real_array
 from mcnqm.errors import ParameterError
+from mcnqm.memory import check_memory
 
-__all__ = ["NoisyQuadratic"]
+__all__ = ["NoisyQuadratic", "check_problem"]
 
 _count = Domain("be integers in [1, 2**32]", lambda x: (x >= 1) & (x <= 2**32) & (x == np.floor(x)))
 
@@ -131,6 +132,7 @@ class NoisyQuadratic:
         power = nonnegative.check("exponent", exponent)
         if power.ndim != 0:
             raise ParameterError("exponent", exponent, "be a number")
+        check_memory(64.0 * n, f"{n} coordinates", "dim", n)
         with np.errstate(under="ignore"):
             spectrum = np.arange(1, n + 1, dtype=np.float64) ** -float(power)
         if spectrum[-1] == 0.0:
@@ -316,6 +318,12 @@ class NoisyQuadratic:
 
 _MOST_BINS = 2**50
 """Finer bins than this separate nothing more in double precision."""
+
+
+def check_problem(problem: Any) -> None:
+    """Raise `ParameterError` if this is no problem."""
+    if not isinstance(problem, NoisyQuadratic):
+        raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
 
 
 def _like(h: NDArray[np.float64], name: str, domain: Domain, value: ArrayLike) -> NDArray[np.float64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from command_line import in_this_process
 from PIL import Image
 
 import mcnqm
@@ -166,16 +166,6 @@ def test_interruption_leaves_no_traceback_and_no_file(tmp_path):
     assert "Interrupted; no result was written." in err
     assert out == ""
     assert list(tmp_path.iterdir()) == []
-
-
-def in_this_process(monkeypatch, capsys, line):
-    """A command line without a process of its own, in a terminal of 80 columns: exit code, output and errors."""
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(sys, "argv", shlex.split(line))
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    shown = capsys.readouterr()
-    return stopped.value.code or 0, shown.out, shown.err
 
 
 def never(*args, **kwargs):
