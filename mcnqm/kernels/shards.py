@@ -6,10 +6,10 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from mcnqm.compiling import compiled
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.caching import sources
 from mcnqm.kernels.jit import OPTIONS
@@ -82,7 +82,7 @@ def _replay_kernel(fingerprint: str) -> Any:
         fingerprint  # noqa: B018 - part of the cache's key, see `advance_kernel`
         streams(seed, purpose, trajectories, coordinates, out)
 
-    return numba.njit(cache=True, **OPTIONS)(replay)
+    return compiled(replay, **OPTIONS)
 
 
 def replay(
