@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcnqm.engine import Job, Losses, March, Pool, joined
+from mcnqm.engine import Job, Losses, March, Pool, check_room, joined
 from mcnqm.progress import Meter
 from mcnqm.statistics import controlled, jackknife
 
@@ -218,7 +218,9 @@ def run_races(races: Sequence[Race], pool: Pool, meter: Meter) -> Iterator[tuple
     int, RaceResult
         The number of each race and its result, as soon as it is known.
     """
-    march = March(joined([race.job for race in races]), pool, meter)
+    job = joined([race.job for race in races])
+    check_room(job, _EXACT_UNTIL, stays=True)
+    march = March(job, pool, meter)
     ends = np.cumsum([0, *(race.job.settings.size for race in races)])
     wanted = {k: race.looks() for k, race in enumerate(races)}
     asked = dict(wanted)
