@@ -10,7 +10,7 @@ import xarray as xr
 from mcnqm.analytic._labels import LOSS, dataset
 from mcnqm.analytic._maps import MAX_STEPS, linear_map, linear_settings, maps_of
 from mcnqm.errors import ParameterError
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problem import NoisyQuadratic, check_problem
 from mcnqm.record import recorded_steps
 
 __all__ = ["sde_risk"]
@@ -62,6 +62,7 @@ def sde_risk(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
     >>> limit.risk.round(5).values, exact.risk.round(5).values
     (array([1.46448, 0.02969]), array([1.46448, 0.02964]))
     """
+    check_problem(problem)
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = linear_settings(optimizer, batch_size)
     for beta in settings.values["momentum"][settings.values["momentum"] > 0]:
