@@ -16,6 +16,9 @@ from mcnqm.memory import check_memory
 
 __all__ = ["NoisyQuadratic", "check_problem"]
 
+_LARGEST = 1e60
+_not_tiny = Domain(f"be >= {1 / _LARGEST:g}, lest powers of it overflow", lambda x: x >= 1 / _LARGEST)
+_not_huge = Domain(f"be at most {_LARGEST:g} in size, lest powers of it overflow", lambda x: np.abs(x) <= _LARGEST)
 _count = Domain("be integers in [1, 2**32]", lambda x: (x >= 1) & (x <= 2**32) & (x == np.floor(x)))
 
 
@@ -94,6 +97,9 @@ class NoisyQuadratic:
         self._set("initial_std", _like(h, "initial_std", nonnegative, initial_std))
         counts = _like(h, "multiplicity", _count, 1 if multiplicity is None else multiplicity)
         self._set("multiplicity", counts.astype(np.int64))
+        _not_tiny.check("curvature", h)
+        for name in ("curvature", "noise", "initial_mean", "initial_std"):
+            _not_huge.check(name, getattr(self, name))
 
     def _set(self, name: str, array: NDArray[Any]) -> None:
         array = np.array(array)  # a copy, so that the caller's array stays the caller's

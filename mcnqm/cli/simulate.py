@@ -61,6 +61,8 @@ def simulate_command(
         raise ParameterError("optimizer", optimizer, "be given once each")
     batch = parse_numbers("batch_size", batch_size)
     check_outputs(output, figure, force)
+    if figure is not None:
+        integer("steps", steps, 1)  # a logarithmic axis has no 0
 
     runs = compare(
         problem,
