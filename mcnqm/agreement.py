@@ -145,8 +145,8 @@ def agreement(
     if not isinstance(optimizer, SGD):
         raise ParameterError("optimizer", optimizer, "be linear in the gradient (mcnqm.SGD)")
     settings = settings_of(optimizer, batch_size, schedules=True)
-    integer("steps", steps, 1, MAX_STEPS)
-    wanted = recorded_steps(steps, _default_record(steps) if record is None else record)
+    integer("steps", steps, 1)
+    wanted = recorded_steps(steps, _default_record(min(steps, MAX_STEPS)) if record is None else record)
     count = integer("trajectories", trajectories, 8, 2**32)
     if _rate.check("error_rate", error_rate).ndim:
         raise ParameterError("error_rate", error_rate, "be a number")

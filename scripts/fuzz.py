@@ -37,7 +37,7 @@ def fuzz(description: str, try_one: Callable[[st.DataObject, Counter[str]], None
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--minutes", type=float, default=1.0, help="How long to try, at least one round.")
-    parser.add_argument("--limit", type=float, default=60.0, help="Seconds that one example may take.")
+    parser.add_argument("--limit", type=float, default=120.0, help="Seconds that one example may take.")
     parser.add_argument("--seed", type=int, help="Of the first round; by default a fresh one.")
     parser.add_argument("--examples", type=int, default=EXAMPLES, help="Examples of one round.")
     options = parser.parse_args()

@@ -196,10 +196,10 @@ def test_force_keeps_permissions(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("simulate -n many", "(got 'many')"),
-        ("simulate --steps=many", "(got 'many')"),
-        ("simulate -nmany", "(got 'many')"),
-        ("scaling --target low", "(got 'low')"),
+        ("simulate -n many", "'many'"),
+        ("simulate --steps=many", "'many'"),
+        ("simulate -nmany", "'many'"),
+        ("scaling --target low", "'low'"),
         ("scaling --target 1000", "target must be below the risk at the start, 3.743, got 1000.0"),
         ("schedule --target 1000", "target must be below the risk at the start, 3.743, got 1000.0"),
         ("scaling --target 1e-12", "target must be one that can be reached: at batch size 65536 no optimizer needs"),
