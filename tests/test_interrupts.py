@@ -151,6 +151,43 @@ def test_what_does_not_listen_is_ended(tmp_path):
     assert err == "Interrupted; no result was written.\n"
 
 
+WRITING = """
+import sys, time
+from pathlib import Path
+import mcnqm.cli.app as app
+from mcnqm.files import write_whole
+
+def stuck(path):
+    path.write_text("half")
+    print("stuck", flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass
+
+app._run.__globals__["app"] = lambda **options: write_whole(Path("a.png"), stuck)
+from mcnqm.cli import main
+main()
+"""
+
+
+def test_an_end_in_the_middle_of_a_file_leaves_nothing(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    try:
+        assert process.stdout.readline() == "stuck\n"
+        assert len(list(tmp_path.iterdir())) == 1
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 143
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_signals_that_were_ignored_stay_ignored(tmp_path):
     """As in a shell's background job, and after nohup."""
     code = (

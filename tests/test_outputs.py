@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 from command_line import in_this_process
 
+from mcnqm.checkpoint import Checkpoint
 from mcnqm.cli.terminal import Forgiving
 
 COMMANDS = {
@@ -185,6 +186,17 @@ def test_folders_of_others_are_refused_and_left_alone(tmp_path, monkeypatch, cap
     assert (tmp_path / "s.nc.parts").read_text() == "x"
 
 
+def test_a_second_command_on_one_output_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with Checkpoint(Path("s.nc.parts"), {"mcnqm_version": "0"}) as first:
+        first.keep("cell", {"steps": 1.0})
+        code, _, err = in_this_process(monkeypatch, capsys, COMMANDS["scaling"] + " --output s.nc")
+        assert code == 2
+        assert f"process {os.getpid()} on" in err
+        assert first.find("cell") == {"steps": 1.0}
+    assert not (tmp_path / "s.nc").exists()
+
+
 def test_force_keeps_permissions(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.nc").write_text("before")
@@ -209,6 +221,7 @@ def test_force_keeps_permissions(tmp_path, monkeypatch, capsys):
         ("simulate -o nowhere:Mine", "be importable (ModuleNotFoundError: No module named 'nowhere')"),
         ("simulate -o :Mine", "be importable ("),
         ("simulate -o raises:", "be importable ("),
+        ("scaling --threads 0", "threads must be an integer in [1, 4096], got 0"),
         ("simulate --threads 100000000", "threads must be an integer in [1, 4096], got 100000000"),
     ],
 )

@@ -18,6 +18,7 @@ from mcnqm.cli.tables import Column, print_side_by_side
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
 from mcnqm.plots.wording import three_digits
+from mcnqm.pools import Pool
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import RichMeter
 from mcnqm.studies.scaling import ScalingConfig, cells_of, examples_of_bounds, run
@@ -74,6 +75,7 @@ def scaling_command(
     check_target(target, config.problem)
     _check_reach(config)
     check_outputs(output, figure, force)
+    Pool(threads=threads)  # refused before there is a folder
     parts = Checkpoint(output.with_name(output.name + ".parts"), config.to_dict())
     with parts:
         said_on_interruption.append(f"Finished cells are kept in {parts.folder}; the same command continues.")

@@ -195,6 +195,7 @@ def run(
     """
     config = ScalingConfig() if config is None else config
     meter = NoMeter() if meter is None else meter
+    pool = Pool(executor, threads)  # refused before there is a folder
     if isinstance(checkpoint, (str, Path)):
         with Checkpoint(checkpoint, config.to_dict()) as opened:
             return run(config, checkpoint=opened, executor=executor, threads=threads, meter=meter)
@@ -268,7 +269,6 @@ def run(
     # Kinds of optimizers side by side, on the same workers: what one does between two stretches of its runs, the others
     # fill. Theories run on one core each and know nothing of the simulation: they go ahead in threads of their own.
     families = _families(config.contenders)
-    pool = Pool(executor, threads)
     ahead = ThreadPoolExecutor(min(pool.workers, len(guides)), thread_name_prefix="mcnqm-theory")
     chains = ThreadPoolExecutor(len(families), thread_name_prefix="mcnqm-chain")
     with pool.shared() as gate:
