@@ -78,7 +78,8 @@ def sde_risk(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
             for r, step in enumerate(at):
                 exponent = -2.0 * linear.rate * float(step)
                 bias = float(np.sum(initial * np.exp(exponent)))
-                variance = float(np.sum(steady * -np.expm1(exponent)))
+                grown = -np.expm1(exponent)
+                variance = float(np.sum(steady * grown, where=grown > 0))  # at step 0 none, however large the limit
                 flat[members, r] = bias + variance / settings.values["batch_size"][members]
     data = xr.DataArray(settings.unflatten(flat), dims=(*settings.dims, "step"), attrs=LOSS)
     return dataset({"risk": data}, settings, problem, optimizer, at)
