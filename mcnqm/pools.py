@@ -139,12 +139,8 @@ class Pool:
     def _next(self, pending: deque[Future[T]]) -> T:
         gate = self.executor if isinstance(self.executor, Gate) else None
         future = pending[0]  # stays among the pending while we wait, to be cancelled with them
-        if gate is not None and isinstance(future, Future):
-            while not future.done():
-                gate.check()  # a worker may be compiling, which takes seconds
-                concurrent.futures.wait([future], timeout=_POLL)
         try:
-            result = future.result()
+            result: T = future.result() if gate is None else _patiently(future, gate)
         except (concurrent.futures.CancelledError, asyncio.CancelledError) as error:
             if gate is not None:
                 gate.check()
@@ -186,6 +182,18 @@ class Pool:
                     if callable(getattr(future, "cancel", None)):
                         future.cancel()
                 raise
+
+
+def _patiently(future: Any, gate: Gate) -> Any:
+    """The result, unless the gate is closed meanwhile: a worker may be compiling, which takes seconds."""
+    while isinstance(future, Future):
+        try:
+            return future.result(timeout=_POLL)
+        except TimeoutError:
+            if future.done():  # it is the task's own
+                raise
+            gate.check()
+    return future.result()
 
 
 def unpack_and_run(packed: bytes) -> Any:

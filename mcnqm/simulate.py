@@ -99,7 +99,7 @@ def simulate(
     threads : int, optional
         How many threads, without an executor. By default one per available core.
     progress : bool or Meter
-        True for a bar on standard error, if that is a terminal.
+        True for a bar on standard error, or, where that is no terminal, a line once a minute.
 
     Returns
     -------

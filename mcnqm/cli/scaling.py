@@ -80,7 +80,12 @@ def scaling_command(
     with parts:
         said_on_interruption.append(f"Finished cells are kept in {parts.folder}; the same command continues.")
         study = run(config, checkpoint=parts, threads=threads, meter=RichMeter())
-        deliver(study, output, figure, _draw, _show, saved=lambda: parts.remove(cells_of(config)))
+
+        def saved() -> None:
+            parts.remove(cells_of(config))
+            said_on_interruption.clear()
+
+        deliver(study, output, figure, _draw, _show, saved=saved)
 
 
 def _check_reach(config: ScalingConfig) -> None:
