@@ -93,7 +93,7 @@ class Checkpoint:
             content = kept["content"]
             if kept["sha256"] == _checksum(content) and isinstance(content, dict):
                 return content
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass
         if name not in self._broken:
             self._broken.add(name)
