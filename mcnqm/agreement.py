@@ -20,12 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcnqm import analytic
 from mcnqm.domains import Domain, integer
-from mcnqm.engine import Job, Pool, run_paths
+from mcnqm.engine import Job, Pool, first_trajectories, run_paths
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Number
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import meter_of
-from mcnqm.record import recorded_steps
+from mcnqm.record import MAX_STEPS, recorded_steps
 from mcnqm.schedules import Schedule
 from mcnqm.settings import settings_of
 from mcnqm.statistics import chi_square_z, combined_p_value, regression_z, weighted_chi_square_z
@@ -148,7 +148,7 @@ def agreement(
         raise ParameterError("dampening", optimizer.dampening, "be a single number here")
     settings = settings_of(optimizer, batch_size, schedules=True)
     integer("steps", steps, 1)
-    wanted = recorded_steps(steps, _default_record(steps) if record is None else record)
+    wanted = recorded_steps(steps, _default_record(min(steps, MAX_STEPS)) if record is None else record)
     count = integer("trajectories", trajectories, 8, 2**32)
     if _rate.check("error_rate", error_rate).ndim:
         raise ParameterError("error_rate", error_rate, "be a number")
@@ -158,7 +158,7 @@ def agreement(
     if exact.buffer != bool(settings.values["momentum"].any()):
         raise ParameterError("theory", "moments", "have a momentum buffer just where the optimizer has momentum")
     key = integer("seed", seed, 0, 2**64 - 1)
-    job = Job(problem, optimizer, settings, np.arange(count, dtype=np.uint32), key)
+    job = Job(problem, optimizer, settings, first_trajectories(count, settings, wanted.size), key)
     meter = meter_of(progress)
     meter.start(job.lanes * float(steps) * problem.dim, "simulating")
     try:

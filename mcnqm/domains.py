@@ -60,7 +60,7 @@ def real_array(name: str, value: Any, allowed: str = "be a real number or an arr
     """
     try:
         array = np.asarray(value)
-    except ValueError:  # ragged
+    except (TypeError, ValueError):  # a Dataset; ragged
         raise ParameterError(name, value, allowed) from None
     if array.dtype.kind not in "iuf":
         raise ParameterError(name, value, allowed)

@@ -8,23 +8,22 @@ blocks of consecutive coordinates, then over the blocks, first to last.
 from __future__ import annotations
 
 import math
-import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.forms import has_twin, kernel_form
 from mcnqm.kernels.loops import LANES, Shard
-from mcnqm.kernels.shards import ShardResult, ShardState, advance_shard, new_cancel_flag, padded
+from mcnqm.kernels.shards import ShardResult, ShardState, advance_shard, padded
+from mcnqm.kernels.updates import rule_of
+from mcnqm.memory import check_memory
+from mcnqm.pools import Closed, Gate, Pool
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import Meter
 from mcnqm.schedules import Scaled, Segments
@@ -38,6 +37,8 @@ __all__ = [
     "Losses",
     "March",
     "Pool",
+    "check_room",
+    "first_trajectories",
     "has_twin",
     "joined",
     "kernel_form",
@@ -47,8 +48,6 @@ __all__ = [
     "twin_cells",
 ]
 
-T = TypeVar("T")
-
 _REDUCTION_BLOCKS = 32
 _SMALLEST_BLOCK = 8
 _GROUPS = 16
@@ -56,6 +55,9 @@ _GROUPS = 16
 
 _PATHS = 32
 """Most coordinates of a shard that keeps paths."""
+
+_MOST_COORDINATES = 2**32
+"""The random numbers' counter holds a coordinate in 32 bits."""
 
 _RECORDS = 4096
 """Most records of a stretch."""
@@ -65,110 +67,6 @@ _OUT_BYTES = 2**25
 
 _TABLE, _LONG_TABLE = 2**19, 2**27
 """Most numbers in a table of schedules: longer runs are cut, except those that keep paths, which have the second."""
-
-
-class Closed(RuntimeError):  # noqa: N818 - not an error, unless somebody still wants results
-    """The gate to the workers was closed."""
-
-
-class Gate(Executor):
-    """An executor that several threads share, and that one of them can close for all.
-
-    Once it is closed it takes no more tasks, kernels that run under it return early, and every `Pool.map` under it ends
-    with `Closed` rather than with what they left.
-
-    Parameters
-    ----------
-    executor : concurrent.futures.Executor
-        That does the work. It is not shut down.
-    """
-
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-        self._max_workers = getattr(executor, "_max_workers", 1) or 1
-        self.cancel = new_cancel_flag()
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Hand a task on."""
-        self.check()
-        return self._executor.submit(fn, *args, **kwargs)
-
-    def check(self) -> None:
-        """Raise `Closed` if the gate is."""
-        if self.cancel[0]:
-            raise Closed
-
-    def close(self) -> None:
-        """Take no more tasks."""
-        self.cancel[0] = 1
-
-
-class Pool:
-    """Runs functions over tasks on an executor, results in order, and cleans up after an interruption.
-
-    Parameters
-    ----------
-    executor : concurrent.futures.Executor, optional
-        Anything with `submit`: threads, processes, a Dask cluster's. By default, threads of our own.
-    threads : int, optional
-        How many, without an executor. By default one per available core.
-    """
-
-    def __init__(self, executor: Executor | None = None, threads: int | None = None) -> None:
-        if executor is not None and threads is not None:
-            raise ParameterError("threads", threads, "be None when an executor is given")
-        if executor is not None and not callable(getattr(executor, "submit", None)):
-            raise ParameterError("executor", executor, "have a submit method, as concurrent.futures executors do")
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.workers = cores if threads is None else integer("threads", threads, 1)
-        self.executor = executor
-        self.cancel = new_cancel_flag()
-        if isinstance(executor, Gate):
-            self.cancel, self.workers = executor.cancel, executor._max_workers
-
-    @contextmanager
-    def shared(self) -> Iterator[Gate]:
-        """A gate to the same workers, for several pools at once."""
-        with self._submitter() as executor:
-            yield Gate(executor)
-
-    @contextmanager
-    def _submitter(self) -> Iterator[Executor]:
-        if self.executor is not None:
-            yield self.executor
-            return
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="mcnqm") as own:
-            yield own
-
-    def _next(self, pending: deque[Future[T]]) -> T:
-        result = pending[0].result()  # stays among the pending while we wait, to be cancelled with them
-        if isinstance(self.executor, Gate):
-            self.executor.check()  # the kernel may have returned early
-        pending.popleft()
-        return result
-
-    def map(self, function: Callable[..., T], tasks: Iterable[tuple[Any, ...]]) -> Generator[T, None, None]:
-        """Yield ``function(*task)`` for each task, in order, with a bounded number in flight."""
-        # Kernels in our own threads see the flag at once; a copy of it in another process never changes, and
-        # such a worker finishes the shard it is at.
-        window = 4 * max(self.workers, getattr(self.executor, "_max_workers", 1) or 1)
-        pending: deque[Future[T]] = deque()
-        with self._submitter() as pool:
-            try:
-                for task in tasks:
-                    pending.append(pool.submit(function, *task))
-                    if len(pending) >= window:
-                        yield self._next(pending)
-                while pending:
-                    yield self._next(pending)
-            except BaseException as stopped:
-                # Ctrl-C within `submit` leaves a task that runs and that we never saw; a caller that has all results
-                # and takes no more leaves none.
-                if pending or not isinstance(stopped, GeneratorExit):
-                    self.cancel[0] = 1
-                for future in pending:
-                    future.cancel()
-                raise
 
 
 @dataclass(frozen=True)
@@ -300,6 +198,46 @@ def joined(jobs: Sequence[Job]) -> Job:
 def twin_cells(trajectories: int) -> int:
     """Cells for the twins of so many trajectories: more explain more, and cost as much as a trajectory each."""
     return min(max(trajectories // 8, 1), 8)
+
+
+def first_trajectories(count: int, settings: Settings, records: int) -> NDArray[np.uint32]:
+    """Trajectories 0 to `count` - 1, or `ParameterError` if not even their losses will fit into memory."""
+    what = f"losses of {settings.size} settings x {count} trajectories x {records} records"
+    check_memory(8.0 * settings.size * count * records, what, "trajectories", count)
+    return np.arange(count, dtype=np.uint32)
+
+
+def check_room(job: Job, records: int, *, kept: int = 0, stays: bool | None = None, name: str = "trajectories") -> None:
+    """Raise `ParameterError` if the results of a run, or the state it goes on from, will not fit into memory.
+
+    Parameters
+    ----------
+    job : Job
+    records : int
+        How many steps are recorded at a time.
+    kept : int
+        Paths to keep: coordinates times kept variables.
+    stays : bool, optional
+        Whether the state of all lanes stays between stretches; by default whether `run_loss` cuts such a run.
+    name : str
+        The parameter to lower, for the error.
+    """
+    settings, count, dim = job.settings.size, int(job.trajectories.size), job.problem.dim
+    if dim > _MOST_COORDINATES:
+        raise ParameterError("problem", f"{dim} coordinates", f"have at most {_MOST_COORDINATES}")
+    lanes = float(settings) * count
+    variables = len(job.form[0]._fields) + 2 if job.cells else 1 + len(rule_of(job.form[0]).state)  # type: ignore[attr-defined]
+    number = 4 if job.dtype == "float32" else 8
+    stays = records > _RECORDS if stays is None else stays
+    needed = {
+        "losses": 8.0 * lanes * records * (6 if job.cells else 2),  # once more for what is computed from them
+        "paths": 8.0 * lanes * records * kept,
+        "the state of all lanes": number * lanes * dim * variables * stays,
+        "coordinates": 40.0 * dim,
+    }
+    size = f"{settings} setting{'s' * (settings != 1)} x {count} trajectories x {records} records x {dim} coordinates"
+    largest = max(needed, key=lambda what: needed[what])
+    check_memory(sum(needed.values()), f"{largest} of {size}, and what else there is,", name, count)
 
 
 class Losses(NamedTuple):
@@ -531,6 +469,9 @@ class March:
                 shard = _shard(job, tile, self._blocks[0], self.step, stop, record, table)
                 for b, block in enumerate(self._blocks):
                     state = None if before is None else before(t, b)
+                    if state is not None and not self._pool.own:
+                        # A task may be run again, elsewhere or here: it must leave what it was given as it was.
+                        state = state._replace(room=None)
                     yield kind, tile.by_setting, _of(shard, block), state, self._pool.cancel
 
         kinds = 2 if job.cells else 1
@@ -633,6 +574,7 @@ def _loss_only(*task: Any) -> ShardResult:
 
 def run_loss(job: Job, record: NDArray[np.int64], pool: Pool, meter: Meter, *, most_lanes: int = LANES) -> Losses:
     """Losses of every lane at every recorded step."""
+    check_room(job, record.size)
     march = March(job, pool, meter, most_lanes=most_lanes)
     # Stretches, so that a shard's result stays small however dense the record is.
     cuts = range(0, record.size, _RECORDS)
@@ -654,6 +596,7 @@ def run_paths(
     The first `keep` of theta and the optimizer's state variables are kept. A coordinate is a pure function of the
     seed, so to keep its path it is simply run (again) on its own.
     """
+    check_room(job, record.size, kept=coordinates.size * keep, stays=False)
     everything = _coordinates(job.problem)
     if job.timetable is not None and job.timetable.curves * float(record[-1]) > _LONG_TABLE:
         allowed = f"be None in a scheduled or averaged run of more than {_LONG_TABLE // job.timetable.curves} steps"

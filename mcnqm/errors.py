@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ParameterError"]
+__all__ = ["ExecutorError", "ParameterError"]
 
 
 class ParameterError(ValueError):
@@ -36,3 +36,7 @@ class ParameterError(ValueError):
     def __reduce__(self) -> tuple[type[ParameterError], tuple[str, Any, str]]:
         # The default would replay __init__ with the message alone, so a worker process could not raise it.
         return type(self), (self.name, self.value, self.allowed)
+
+
+class ExecutorError(RuntimeError):
+    """An executor that was passed in gave up a task without saying why."""

@@ -1,10 +1,19 @@
-"""Files are written whole or not at all, and whether they can be is found out before the work, not after it."""
+"""Files are written whole or not at all, and whether they can be is found out before the work, not after it.
+
+A file is filled under a temporary name in its own folder, flushed to the disk and only then moved into place, so that
+neither a kill nor a power cut leaves half of one. Temporary names tell which process made them: the next write to the
+same file removes what a killed one left, and nothing else.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
-import threading
+import re
+import secrets
+import socket
+import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +22,12 @@ import xarray as xr
 
 from mcnqm.errors import ParameterError
 
-__all__ = ["check_writable", "write_dataset", "write_text", "write_whole"]
+__all__ = ["abandon", "check_writable", "remove_orphans", "write_dataset", "write_text", "write_whole"]
 
 _INT32_MAX = 2**31 - 1
-_UMASK = threading.Lock()
-"""A process has one umask, and reading it means setting it for a moment."""
+
+_under_way: set[Path] = set()
+"""Temporary files of this process."""
 
 
 def check_writable(name: str, path: str | os.PathLike[str], suffixes: tuple[str, ...]) -> Path:
@@ -35,41 +45,50 @@ def check_writable(name: str, path: str | os.PathLike[str], suffixes: tuple[str,
     target = Path(path)
     if target.suffix.lower() not in suffixes:
         raise ParameterError(name, str(path), "end in " + " or ".join(suffixes))
-    if target.is_dir():
-        raise ParameterError(name, str(path), "be a file, not a directory")
-    if not target.parent.is_dir():
-        raise ParameterError(name, str(path), "be in an existing directory")
     try:
-        with tempfile.TemporaryFile(dir=target.parent):
-            pass
+        if target.is_dir():
+            raise ParameterError(name, str(path), "be a file, not a directory")
+        if not target.parent.is_dir():
+            raise ParameterError(name, str(path), "be in an existing directory")
+        if target.exists() and not os.access(target, os.W_OK):
+            raise ParameterError(name, str(path), "be writable (the file there is not)")
+        temporary, handle = _open_temporary(_resolved(target))
+        os.close(handle)
+        _discard(temporary)
     except OSError as error:
-        raise ParameterError(name, str(path), f"be writable ({error.strerror})") from error
-    if target.exists() and not os.access(target, os.W_OK):
-        raise ParameterError(name, str(path), "be writable (the file there is not)")
+        raise ParameterError(name, str(path), f"be writable ({error.strerror or error})") from error
+    except ValueError as error:
+        if isinstance(error, ParameterError):
+            raise
+        raise ParameterError(name, str(path), f"be a path ({error})") from None  # a null character within
     return target
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it there in one go."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    """Let `write` fill a temporary file beside `path`, then move it there in one go.
+
+    A file that is there keeps its permissions and, where the system lets us, its owner; a link stays a link.
+    """
+    path = _resolved(path)
+    remove_orphans(path.parent, path.name)
+    temporary, handle = _open_temporary(path)
     os.close(handle)
-    temporary = Path(name)
     try:
         write(temporary)
-        with _UMASK:
-            umask = os.umask(0)
-            os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's files are private; an ordinary file is not
+        _adopt(path, temporary)
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
+    _sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
 
     def write(temporary: Path) -> None:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
     write_whole(path, write)
 
@@ -78,4 +97,110 @@ def write_dataset(dataset: xr.Dataset, path: Path) -> None:
     """Write netCDF-3, which SciPy reads and writes without further packages; `xarray.open_dataset` reads it back."""
     if "step" in dataset.coords and dataset["step"].max() > _INT32_MAX:  # netCDF-3 has no 64-bit integers
         dataset = dataset.assign_coords(step=dataset["step"].astype(np.float64))
-    write_whole(path, lambda temporary: dataset.to_netcdf(temporary, engine="scipy"))
+
+    def write(temporary: Path) -> None:
+        dataset.to_netcdf(temporary, engine="scipy")
+
+    write_whole(path, write)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder's list of names to the disk, where the system can do that."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(handle)
+    except OSError:  # some file systems refuse
+        pass
+    finally:
+        os.close(handle)
+
+
+def abandon() -> None:
+    """Remove the temporary files of writes that this process will not finish: it is about to end at once."""
+    for temporary in list(_under_way):
+        _discard(temporary)
+
+
+def remove_orphans(folder: Path, name: str | None = None) -> None:
+    """Remove temporary files that processes of this machine left in a folder, and that no longer run.
+
+    Parameters
+    ----------
+    folder : Path
+    name : str, optional
+        Only those for a file of this name.
+    """
+    for candidate in folder.glob(".*"):
+        ours = _TEMPORARY.fullmatch(candidate.name)
+        if ours is None or ours["host"] != _host() or _runs(int(ours["process"])):
+            continue
+        if name is None or (candidate.name.startswith(_prefix(Path(name))) and candidate.suffix == Path(name).suffix):
+            candidate.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------------ temporary files
+
+_TEMPORARY = re.compile(r"\..*\.mcnqm-(?P<host>[A-Za-z0-9]*)-(?P<process>\d+)-[0-9a-f]{8}(\.[^.]*)?")
+
+
+def _resolved(path: Path) -> Path:
+    """Where a link leads: it is to stay, and what it names to be replaced."""
+    return Path(os.path.realpath(path))
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32]
+
+
+def _prefix(path: Path) -> str:
+    """The start of every temporary name for `path`; cut, since the name may be as long as names can be."""
+    return f".{path.stem[:40]}.mcnqm-"
+
+
+def _open_temporary(path: Path) -> tuple[Path, int]:
+    """A new file beside `path`, with the permissions of any new file, and its handle."""
+    while True:
+        name = f"{_prefix(path)}{_host()}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
+        temporary = path.with_name(name)
+        _under_way.add(temporary)
+        try:
+            return temporary, os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            _under_way.discard(temporary)
+        except BaseException:
+            _discard(temporary)
+            raise
+
+
+def _discard(temporary: Path) -> None:
+    temporary.unlink(missing_ok=True)
+    _under_way.discard(temporary)
+
+
+def _adopt(path: Path, temporary: Path) -> None:
+    """Give the new file the permissions and owner of the one that it replaces, if there is one."""
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return
+    if hasattr(os, "chown"):
+        with contextlib.suppress(OSError):  # only root gives files away
+            os.chown(temporary, there.st_uid, there.st_gid)
+    temporary.chmod(stat.S_IMODE(there.st_mode))
+
+
+def _runs(process: int) -> bool:
+    if process == os.getpid():
+        return True
+    if sys.platform == "win32":  # there signal 0 would end the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True

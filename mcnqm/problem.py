@@ -12,9 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcnqm.domains import Domain, finite, integer, nonnegative, positive, real_array
 from mcnqm.errors import ParameterError
+from mcnqm.memory import check_memory
 
-__all__ = ["NoisyQuadratic"]
+__all__ = ["NoisyQuadratic", "check_problem"]
 
+_LARGEST = 1e60
+_not_tiny = Domain(f"be >= {1 / _LARGEST:g}, lest powers of it overflow", lambda x: x >= 1 / _LARGEST)
+_not_huge = Domain(f"be at most {_LARGEST:g} in size, lest powers of it overflow", lambda x: np.abs(x) <= _LARGEST)
 _count = Domain("be integers in [1, 2**32]", lambda x: (x >= 1) & (x <= 2**32) & (x == np.floor(x)))
 
 
@@ -93,6 +97,9 @@ class NoisyQuadratic:
         self._set("initial_std", _like(h, "initial_std", nonnegative, initial_std))
         counts = _like(h, "multiplicity", _count, 1 if multiplicity is None else multiplicity)
         self._set("multiplicity", counts.astype(np.int64))
+        _not_tiny.check("curvature", h)
+        for name in ("curvature", "noise", "initial_mean", "initial_std"):
+            _not_huge.check(name, getattr(self, name))
 
     def _set(self, name: str, array: NDArray[Any]) -> None:
         array = np.array(array)  # a copy, so that the caller's array stays the caller's
@@ -131,6 +138,7 @@ class NoisyQuadratic:
         power = nonnegative.check("exponent", exponent)
         if power.ndim != 0:
             raise ParameterError("exponent", exponent, "be a number")
+        check_memory(64.0 * n, f"{n} coordinates", "dim", n)
         with np.errstate(under="ignore"):
             spectrum = np.arange(1, n + 1, dtype=np.float64) ** -float(power)
         if spectrum[-1] == 0.0:
@@ -316,6 +324,12 @@ class NoisyQuadratic:
 
 _MOST_BINS = 2**50
 """Finer bins than this separate nothing more in double precision."""
+
+
+def check_problem(problem: Any) -> None:
+    """Raise `ParameterError` if this is no problem."""
+    if not isinstance(problem, NoisyQuadratic):
+        raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
 
 
 def _like(h: NDArray[np.float64], name: str, domain: Domain, value: ArrayLike) -> NDArray[np.float64]:

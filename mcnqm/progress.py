@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
+import time
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -48,7 +50,26 @@ class NoMeter:
 
 
 class RichMeter:
-    """A bar with the time left, on standard error, where that is a terminal."""
+    """A bar with the time left, on standard error; where that is no terminal, a line once a minute."""
+
+    def __init__(self) -> None:
+        self._shown: Meter = _Bar() if sys.stderr is not None and sys.stderr.isatty() else _Lines()
+
+    def start(self, total: float, label: str) -> None:
+        """Show that work begins."""
+        self._shown.start(total, label)
+
+    def advance(self, amount: float) -> None:
+        """Show that it goes on."""
+        self._shown.advance(amount)
+
+    def close(self) -> None:
+        """Take a bar away."""
+        self._shown.close()
+
+
+class _Bar:
+    """A bar on a terminal."""
 
     def __init__(self) -> None:
         self._bar = Progress(
@@ -60,7 +81,6 @@ class RichMeter:
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
-            disable=not sys.stderr.isatty(),
         )
 
     def start(self, total: float, label: str) -> None:
@@ -75,6 +95,34 @@ class RichMeter:
     def close(self) -> None:
         """Take the bar away."""
         self._bar.stop()
+
+
+class _Lines:
+    """A line on standard error once a minute, for logs; also when nothing is reported for longer than that."""
+
+    every = 60.0
+
+    def __init__(self) -> None:
+        self._done, self._over = 0.0, threading.Event()
+
+    def start(self, total: float, label: str) -> None:
+        """Begin to count the time; a meter may be used again after its end."""
+        self._done, self._over = 0.0, threading.Event()
+        threading.Thread(target=self._tell, args=(total, label, self._over), name="mcnqm-progress", daemon=True).start()
+
+    def advance(self, amount: float) -> None:
+        """Report work done."""
+        self._done += amount
+
+    def close(self) -> None:
+        """Say no more."""
+        self._over.set()
+
+    def _tell(self, total: float, label: str, over: threading.Event) -> None:
+        begun = time.monotonic()
+        while not over.wait(self.every):
+            share = "" if math.isnan(total) or not total else f"{self._done / total:.0%} done "
+            print(f"{label}: {share}after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
 
 
 def meter_of(progress: Any) -> Meter:

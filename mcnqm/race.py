@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from mcnqm.engine import Job, Losses, March, Pool, joined
+from mcnqm.engine import Job, Losses, March, Pool, check_room, joined
 from mcnqm.progress import Meter
 from mcnqm.smoothing import FAR, RAW_UNTIL, Curve, Swing, Window, first_passage
 from mcnqm.statistics import LEAST_SHARE, effective_number, jackknife, mean_interval, pseudo_values
@@ -188,8 +188,8 @@ class Race:
 
         if not self._octaves or step >= 2 * self._octaves[-1][0]:
             level = np.full(targets.size, np.nan)
-            known = np.isfinite(risk) & (risk > 0.0)  # nothing is left where there is no noise
-            level[alive] = np.log(np.where(known, risk, np.nan)).mean(axis=(1, 2))
+            above = np.isfinite(risk) & (risk > 0.0)  # nothing is left where there is no noise
+            level[alive] = np.log(np.where(above, risk, np.nan)).mean(axis=(1, 2))
             self._octaves.append((step, level))
             steady = _steady(self._octaves, alive, self._initial, self._settle_from) & self._settle[alive] & ~gone
             steady &= risk[:, 0, -1] > targets[alive]  # below it the crossing only waits for its window
@@ -262,7 +262,9 @@ def run_races(races: Sequence[Race], pool: Pool, meter: Meter) -> Iterator[tuple
     int, RaceResult
         The number of each race and its result, as soon as it is known.
     """
-    march = March(joined([race.job for race in races]), pool, meter)
+    job = joined([race.job for race in races])
+    check_room(job, _EXACT_UNTIL, stays=True)
+    march = March(job, pool, meter)
     ends = np.cumsum([0, *(race.job.settings.size for race in races)])
     wanted = {k: race.looks() for k, race in enumerate(races)}
     asked = dict(wanted)

@@ -55,7 +55,7 @@ def recorded_steps(steps: int, record: Any = None, *, limit: int = MAX_STEPS) ->
     allowed = f"be integers in [0, steps={last}], strictly increasing"
     try:
         wanted = np.asarray(record)
-    except ValueError:  # ragged
+    except (TypeError, ValueError):  # a Dataset; ragged
         raise ParameterError("record", record, allowed) from None
     if wanted.ndim != 1 or wanted.size == 0 or wanted.dtype.kind not in "iu":
         raise ParameterError("record", record, allowed)

@@ -5,6 +5,7 @@ Both routes, simulation and theory, label their answers with this, so that to co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from mcnqm.averaging import weight_domain
 from mcnqm.domains import Domain, nonnegative, positive
 from mcnqm.errors import ParameterError
+from mcnqm.memory import check_memory
 from mcnqm.optimizers import SGD, domain_of, numeric_fields
 from mcnqm.schedules import FOREVER, Curve, Schedule, stretches
 
@@ -204,6 +206,9 @@ def settings_of(optimizer: Any, batch_size: Any, *, schedules: bool = False, **e
     arrays = {name: _labelled(name, value) for name, value in {**given, **choices}.items()}
     _check_dims(arrays, optimizer)
     swept = {name: array for name, array in arrays.items() if array.ndim}
+    extent = {str(dim): size for array in swept.values() for dim, size in array.sizes.items()}
+    outer = math.prod(float(size) for size in extent.values())
+    check_memory(16.0 * outer * len(arrays), f"{outer:.0f} settings", "hyperparameters", extent)
     try:
         spread = dict(zip(swept, xr.broadcast(*_aligned(swept)), strict=True)) if swept else {}
     except ValueError as error:

@@ -13,12 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from mcnqm._version import __version__
 from mcnqm.averaging import checked_average
 from mcnqm.domains import choice, integer
-from mcnqm.engine import Job, Pool, has_twin, run_loss, run_paths, twin_cells
+from mcnqm.engine import Job, Pool, check_room, first_trajectories, has_twin, run_loss, run_paths, twin_cells
 from mcnqm.errors import ParameterError
 from mcnqm.flags import Flag, flag_attrs
 from mcnqm.kernels.forms import iterate_row
 from mcnqm.kernels.noise import GRADIENT, INITIAL, MAX_EXAMPLES
 from mcnqm.kernels.shards import replay
+from mcnqm.memory import check_memory
 from mcnqm.optimizers import Number
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import meter_of
@@ -105,7 +106,7 @@ def simulate(
     threads : int, optional
         How many threads, without an executor. By default one per available core.
     progress : bool or Meter
-        True for a bar on standard error, if that is a terminal.
+        True for a bar on standard error, or, where that is no terminal, a line once a minute.
 
     Returns
     -------
@@ -194,8 +195,10 @@ def simulate(
     pool = Pool(executor, threads)
     meter = meter_of(progress)
 
-    job = Job(problem, optimizer, settings, np.arange(count, dtype=np.uint32), key, per_example, cells, dtype)
+    who = first_trajectories(count, settings, wanted.size)
+    job = Job(problem, optimizer, settings, who, key, per_example, cells, dtype)
     kept = 0 if chosen is None else chosen.size
+    check_room(job, wanted.size, kept=kept)
     meter.start(job.lanes * float(wanted[-1]) * (problem.dim + kept), "simulating")
     try:
         losses = run_loss(job, wanted, pool, meter)
@@ -311,7 +314,10 @@ def noise(
     code = purposes[choice("purpose", purpose, tuple(purposes))]
     r = _indices("trajectory", trajectory, _MAX_INDEX).astype(np.uint32)
     i = _indices("coordinate", coordinate, _MAX_INDEX).astype(np.uint32)
-    return replay(key, code, r, i, integer("steps", steps, 0, MAX_STEPS)).astype(np.float64)
+    count = integer("steps", steps, 0, MAX_STEPS)
+    what = f"normals of {r.size} trajectories x {count} steps x {i.size} coordinates"
+    check_memory(12.0 * r.size * count * i.size, what, "steps", count)
+    return replay(key, code, r, i, count).astype(np.float64)
 
 
 def _controlled(wanted: bool | None, optimizer: Any, trajectories: int, excluded: str | None) -> bool:
@@ -331,7 +337,7 @@ def _indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
     allowed = f"be integers in [0, {size})"
     try:
         array = np.atleast_1d(np.asarray(value))
-    except ValueError:  # ragged
+    except (TypeError, ValueError):  # a Dataset; ragged
         raise ParameterError(name, value, allowed) from None
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
         raise ParameterError(name, value, allowed)

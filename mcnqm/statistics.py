@@ -326,7 +326,7 @@ def normal_strata(mean: Array, std: Array, cells: int) -> Strata:
 
 
 def _strata(m: float, s: float, cells: int) -> tuple[Array, Array, Array]:
-    if s == 0.0:
+    if s <= 1e-8 * abs(m):  # certain, up to rounding; and where s = 0
         share = np.zeros(cells)
         share[0] = 1.0
         return np.full(cells - 1, np.inf), np.full(cells, m * m), share

@@ -242,6 +242,8 @@ def race_of(
     single = dtype == "float32"
     if single and average is not None:
         raise ParameterError("average", average, "be None with dtype='float32'")
+    if not isinstance(control_variate, (bool, np.bool_)):
+        raise ParameterError("control_variate", control_variate, "be True or False")
     twins = control_variate and average is None and has_twin(optimizer) and not single
     cells = twin_cells(each * count) if twins else 0
     known = isinstance(optimizer, SGD) and not settings.schedules and average is None

@@ -254,15 +254,14 @@ def tune(
     if not isinstance(problem, NoisyQuadratic):
         raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
     fields = numeric_fields(optimizer)
+    if not isinstance(search, Mapping) or not search:
+        raise ParameterError("search", search, 'look like {"lr": (1e-3, 1.0)}')
     for name, value in fields.items():
         if np.ndim(value) and name not in search:
             raise ParameterError(name, f"shape {np.shape(value)}", "be a scalar when other hyperparameters are tuned")
-    if not isinstance(search, Mapping) or not search:
-        raise ParameterError("search", search, 'look like {"lr": (1e-3, 1.0)}')
     bounds = {name: _bounds(optimizer, name, ends) for name, ends in search.items()}
-    if np.ndim(target):
-        raise ParameterError("target", f"shape {np.shape(target)}", "be a scalar: each target has a best of its own")
-    positive.check("target", target)
+    if (shape := positive.check("target", target).shape) != ():
+        raise ParameterError("target", f"shape {shape}", "be a scalar: each target has a best of its own")
     integer("seed", seed, 0, 2**64 - 1)
     choice("method", method, ("simulate", "analytic", "mean-field"))
     options = {

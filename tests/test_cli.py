@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from command_line import in_this_process
 from PIL import Image
 
 import mcnqm
@@ -168,16 +168,6 @@ def test_interruption_leaves_no_traceback_and_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def in_this_process(monkeypatch, capsys, line):
-    """A command line without a process of its own, in a terminal of 80 columns: exit code, output and errors."""
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(sys, "argv", shlex.split(line))
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    shown = capsys.readouterr()
-    return stopped.value.code or 0, shown.out, shown.err
-
-
 def never(*args, **kwargs):
     raise AssertionError("it was to be refused before the work")
 
@@ -215,8 +205,9 @@ def test_nor_are_those_of_a_study(tmp_path, monkeypatch, capsys, options, name):
     assert code == 2
     assert f"it exists; use --force to overwrite, got '{name}'" in err
     assert (tmp_path / name).read_text() == "before"
-    with pytest.raises(AssertionError, match="before the work"):
-        in_this_process(monkeypatch, capsys, f"mcnqm scaling {options} --force")
+    code, _, err = in_this_process(monkeypatch, capsys, f"mcnqm scaling {options} --force")
+    assert code == 70, "it would have been overwritten"
+    assert "before the work" in err
 
 
 def test_verify_shows_the_largest_z_of_every_moment(monkeypatch, capsys):

@@ -96,4 +96,5 @@ def test_where_everything_diverges_it_is_seen_to():
 
 def test_a_figure_of_many_settings_can_be_laid_out(tmp_path, recwarn):
     figure_of(["sgd lr=0.01:10:16"], steps=3000, trajectories=2).savefig(tmp_path / "a.png")
-    assert not recwarn.list
+    # Matplotlib's lowest version uses names that its own dependencies deprecate.
+    assert not [w for w in recwarn.list if not issubclass(w.category, DeprecationWarning)]

@@ -116,3 +116,12 @@ def test_bad_power_law(arguments, name):
 def test_bad_binning():
     with pytest.raises(ParameterError, match=r"^n must be an integer >= 1, got 0"):
         NoisyQuadratic.power_law(5).binned(0)
+
+
+@pytest.mark.parametrize("name", ["curvature", "noise", "initial_mean", "initial_std"])
+def test_numbers_whose_powers_overflow_are_refused(name):
+    with pytest.raises(ParameterError, match=f"{name} must be at most 1e\\+60 in size") as caught:
+        NoisyQuadratic(**{"curvature": [1.0, 1.0], name: [1.0, 1e200]})
+    assert caught.value.value == 1e200
+    with pytest.raises(ParameterError, match="curvature must be >= 1e-60"):
+        NoisyQuadratic(curvature=[1.0, 1e-200])

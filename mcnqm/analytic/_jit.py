@@ -7,6 +7,8 @@ from typing import TypeVar, cast
 
 import numba
 
+from mcnqm.compiling import compiled
+
 __all__ = ["inlined", "njit"]
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -18,7 +20,7 @@ def njit(function: F) -> F:
     Double-double arithmetic lives on the rounding errors that ``fastmath`` would optimise away. The wrapper
     gives Numba's untyped decorator a type.
     """
-    return cast("F", numba.njit(cache=True, error_model="numpy", nogil=True)(function))
+    return cast("F", compiled(function, error_model="numpy", nogil=True))
 
 
 def inlined(function: F) -> F:

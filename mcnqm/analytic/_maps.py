@@ -49,6 +49,9 @@ Array = NDArray[np.float64]
 MAX_STEPS = 2**53
 """Beyond, a step count is no longer a double, and 106 bits no longer give 15 digits."""
 
+_SMALLEST_RATE = 1e-100
+"""A rate that moves nothing in any run there is, and whose square is still a number."""
+
 
 @dataclass(frozen=True)
 class LinearMap:
@@ -122,7 +125,12 @@ def linear_settings(
         extra = {"average": average, **extra}
     if schedules and isinstance(optimizer.precondition, Schedule):
         raise ParameterError("precondition", optimizer.precondition, "be the same at every step here")
-    return settings_of(optimizer, batch_size, schedules=schedules, **extra)
+    settings = settings_of(optimizer, batch_size, schedules=schedules, **extra)
+    for rate in settings.values["lr"]:
+        if 0.0 < rate < _SMALLEST_RATE:
+            allowed = f"be at least {_SMALLEST_RATE:g} in a closed form: powers of it vanish"
+            raise ParameterError("lr", float(rate), allowed)
+    return settings
 
 
 def linear_map(problem: NoisyQuadratic, nesterov: bool, buffer: bool, values: dict[str, float]) -> LinearMap:

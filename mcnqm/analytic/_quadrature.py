@@ -23,14 +23,30 @@ def _fine() -> tuple[Array, Array]:
     return x, w
 
 
+_REACH = 12.0
+"""A normal variable is farther than this from its mean, in standard deviations, with a chance of 4e-33."""
+
+
 @functools.lru_cache(maxsize=64)
 def _half(ratio: float, nodes: int) -> tuple[Array, Array]:
-    """Nodes and weights for |z + ratio|, z standard normal."""
+    """Nodes and weights for |z + ratio|, z standard normal and ratio at most `_REACH`."""
     x, w = _fine()
-    reach = ratio + 12.0
+    reach = ratio + _REACH
     x, w = 0.5 * reach * (x + 1.0), 0.5 * reach * w
-    w = w * (np.exp(-0.5 * (x + ratio) ** 2) + np.exp(-0.5 * (x - ratio) ** 2))
-    w /= w.sum()
+    return _gauss(x, w * (np.exp(-0.5 * (x + ratio) ** 2) + np.exp(-0.5 * (x - ratio) ** 2)), nodes)
+
+
+@functools.lru_cache(maxsize=8)
+def _whole(nodes: int) -> tuple[Array, Array]:
+    """Nodes and weights for z, standard normal."""
+    x, w = _fine()
+    x = _REACH * x
+    return _gauss(x, w * np.exp(-0.5 * x**2), nodes)
+
+
+def _gauss(x: Array, w: Array, nodes: int) -> tuple[Array, Array]:
+    """The rule of few nodes for a discrete measure."""
+    w = w / w.sum()
     # Lanczos on diag(x), started at sqrt(w), gives the recurrence of the orthogonal polynomials; their zeros are the
     # nodes (Golub and Welsch 1969). Orthogonalised twice, so that rounding does not build up.
     basis = [np.sqrt(w)]
@@ -73,6 +89,9 @@ def size_of_normal(mean: Array, std: Array, nodes: int) -> tuple[Array, Array]:
         members = which.reshape(-1) == k
         if s == 0.0:
             place[members], weight[members, 0] = m, 1.0
+        elif m > _REACH * s:  # all on one side of 0, where a grid from 0 on would be too coarse
+            x, w = _whole(nodes)
+            place[members], weight[members] = m + s * x, w
         else:
             x, w = _half(float(m / s), nodes)
             place[members], weight[members] = s * x, w

@@ -14,7 +14,7 @@ from mcnqm.analytic._maps import MAX_STEPS, linear_map, linear_settings, maps_of
 from mcnqm.analytic.transient import curves
 from mcnqm.domains import Domain, nonnegative, positive
 from mcnqm.errors import ParameterError
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problem import NoisyQuadratic, check_problem
 from mcnqm.record import recorded_steps
 
 __all__ = ["bayes_bound", "information_bound", "theorem1"]
@@ -63,6 +63,7 @@ def theorem1(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
     >>> both.bound.round(4).values, both.exact.round(4).values
     (array([1.5018, 0.9809, 0.121 ]), array([1.4645, 0.954 , 0.1188]))
     """
+    check_problem(problem)
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = linear_settings(optimizer, batch_size)
     if optimizer.nesterov:
@@ -126,6 +127,7 @@ def information_bound(problem: NoisyQuadratic, examples: Any) -> xr.Dataset:
     >>> analytic.information_bound(NoisyQuadratic.power_law(dim=100), examples=[1e3, 1e4]).risk.values
     array([0.05 , 0.005])
     """
+    check_problem(problem)
     label, N = _examples(examples, positive)
     sum_ = math.fsum(problem.multiplicity * (problem.noise / problem.curvature))
     return _bound(problem, label, 0.5 * sum_ / N, "risk of the maximum-likelihood estimate")
@@ -167,6 +169,7 @@ def bayes_bound(problem: NoisyQuadratic, examples: Any) -> xr.Dataset:
     >>> analytic.bayes_bound(problem, examples=[0, 100, 10_000]).risk.round(5).values
     array([2.59369, 0.34533, 0.00497])
     """
+    check_problem(problem)
     label, N = _examples(examples, nonnegative)
     h, c, s2 = problem.curvature, problem.noise, problem.initial_std**2
     flat = np.empty(N.size)

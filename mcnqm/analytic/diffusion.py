@@ -10,7 +10,7 @@ import xarray as xr
 from mcnqm.analytic._labels import LOSS, dataset
 from mcnqm.analytic._maps import MAX_STEPS, linear_map, linear_settings, maps_of
 from mcnqm.errors import ParameterError
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problem import NoisyQuadratic, check_problem
 from mcnqm.record import recorded_steps
 
 __all__ = ["sde_risk"]
@@ -62,6 +62,7 @@ def sde_risk(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
     >>> limit.risk.round(5).values, exact.risk.round(5).values
     (array([1.46448, 0.02969]), array([1.46448, 0.02964]))
     """
+    check_problem(problem)
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = linear_settings(optimizer, batch_size)
     for beta in settings.values["momentum"][settings.values["momentum"] > 0]:
@@ -77,7 +78,8 @@ def sde_risk(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
             for r, step in enumerate(at):
                 exponent = -2.0 * linear.rate * float(step)
                 bias = float(np.sum(initial * np.exp(exponent)))
-                variance = float(np.sum(steady * -np.expm1(exponent)))
+                grown = -np.expm1(exponent)
+                variance = float(np.sum(steady * grown, where=grown > 0))  # at step 0 none, however large the limit
                 flat[members, r] = bias + variance / settings.values["batch_size"][members]
     data = xr.DataArray(settings.unflatten(flat), dims=(*settings.dims, "step"), attrs=LOSS)
     return dataset({"risk": data}, settings, problem, optimizer, at)

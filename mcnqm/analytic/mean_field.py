@@ -37,7 +37,7 @@ from mcnqm.analytic._twin import VARIABLES, advance
 from mcnqm.domains import integer, positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import Adam, RMSProp
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problem import NoisyQuadratic, check_problem
 from mcnqm.record import recorded_steps
 from mcnqm.settings import Settings, settings_of
 
@@ -115,6 +115,7 @@ def risk(
     >>> bool((abs(theory.risk / runs.risk - 1) < 0.05).all())
     True
     """
+    check_problem(problem)
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = settings_of(optimizer, batch_size, schedules=True)
     flat = _Field(problem, optimizer, settings, order, nodes).run(at)
@@ -163,6 +164,7 @@ def moments(
     >>> [round(ratio, 3) for ratio in (v * 4 / problem.noise).values.tolist()]  # c / B, and what θ adds
     [1.001, 1.001, 1.001]
     """
+    check_problem(problem)
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = settings_of(optimizer, batch_size, schedules=True)
     field = _Field(problem, optimizer, settings, order, nodes)
@@ -229,6 +231,7 @@ def steps_to_target(
     >>> mcnqm.analytic.mean_field.steps_to_target(problem, adam, batch_size=16, target=0.01).steps.values.round(-2)
     array([14400.,  8800.])
     """
+    check_problem(problem)
     last = integer("max_steps", max_steps, 1, MAX_STEPS)
     positive.check("target", getattr(target, "values", target))
     if patience is not None and not (isinstance(patience, (int, float)) and patience >= 1):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mcnqm.analytic._labels import batch_settings, dataset
 from mcnqm.domains import nonnegative
 from mcnqm.errors import ParameterError
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problem import NoisyQuadratic, check_problem
 
 __all__ = ["greedy_lr", "noise_scale"]
 
@@ -56,6 +56,7 @@ def noise_scale(problem: NoisyQuadratic, second_moment: Any = None) -> xr.Datase
     >>> scale.B_simple.item(), scale.B_noise.item(), scale.largest_lr.item()
     (3.0, 3.0, 1.0)
     """
+    check_problem(problem)
     n, h, c = problem.multiplicity, problem.curvature, problem.noise
     P = _second_moment(problem, second_moment)
     gradient = math.fsum(n * h**2 * P)
@@ -105,6 +106,7 @@ def greedy_lr(problem: NoisyQuadratic, batch_size: Any, second_moment: Any = Non
     >>> analytic.greedy_lr(problem, batch_size=[1, 3, 1000]).lr.round(3).values
     array([0.25 , 0.5  , 0.997])
     """
+    check_problem(problem)
     scale = noise_scale(problem, second_moment)
     settings = batch_settings(batch_size)
     lr = scale.largest_lr.item() / (1.0 + scale.B_noise.item() / settings.values["batch_size"])

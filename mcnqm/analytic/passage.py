@@ -17,7 +17,7 @@ from mcnqm.analytic._roots import ALTERNATING, DECAYING, ROTATING, SINGLE, modes
 from mcnqm.analytic._scheduled import courses_of, unshared
 from mcnqm.analytic._scheduled_passage import first_passages
 from mcnqm.domains import integer, positive
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problem import NoisyQuadratic, check_problem
 
 __all__ = ["steps_to_target"]
 
@@ -89,6 +89,7 @@ def steps_to_target(
     array([[14704., 13417.],
            [   inf,  1428.]])
     """
+    check_problem(problem)
     positive.check("target", getattr(target, "values", target))
     settings = linear_settings(optimizer, batch_size, average, schedules=True, target=target)
     courses = courses_of(settings, optimizer.nesterov)

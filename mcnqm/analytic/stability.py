@@ -10,7 +10,7 @@ import xarray as xr
 from mcnqm.analytic._labels import dataset, selection
 from mcnqm.analytic._maps import effective_curvature, linear_map, linear_settings, maps_of
 from mcnqm.analytic._roots import spectral_decay
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problem import NoisyQuadratic, check_problem
 from mcnqm.settings import NO_BATCH_SIZE
 
 __all__ = ["convergence_rate", "largest_stable_lr"]
@@ -62,6 +62,7 @@ def convergence_rate(
     array([[0.  , 0.99],
            [0.9 , 0.9 ]])
     """
+    check_problem(problem)
     settings = linear_settings(optimizer, NO_BATCH_SIZE, average)
     wanted = selection(problem, coordinates)
     entry = np.repeat(np.arange(problem.size), problem.multiplicity)[wanted]
@@ -118,6 +119,7 @@ def largest_stable_lr(problem: NoisyQuadratic, optimizer: Any) -> xr.Dataset:
     >>> analytic.largest_stable_lr(problem, SGD(lr=0.1, momentum=[0.0, 0.9])).largest_stable_lr.values
     array([2. , 3.8])
     """
+    check_problem(problem)
     settings = linear_settings(optimizer, NO_BATCH_SIZE)
     flat = np.empty(settings.size)
     for members, values in maps_of(settings):

@@ -13,7 +13,7 @@ from mcnqm.analytic._labels import LOSS, dataset, moment_attrs, selection
 from mcnqm.analytic._ladder import limit
 from mcnqm.analytic._maps import LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic._roots import spectral_decay
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problem import NoisyQuadratic, check_problem
 
 __all__ = ["steady_state"]
 
@@ -74,6 +74,7 @@ def steady_state(
     >>> analytic.steady_state(problem, SGD(lr=[0.1, 1.0, 3.0]), batch_size=4).risk.round(6).values
     array([0.009784, 0.166667,      inf])
     """
+    check_problem(problem)
     settings = linear_settings(optimizer, batch_size, average)
     buffer = bool(np.any(settings.values["momentum"] > 0))
     wanted = selection(problem, coordinates)

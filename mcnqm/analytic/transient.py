@@ -12,7 +12,7 @@ from mcnqm.analytic._labels import LOSS, dataset, moment_attrs, selection
 from mcnqm.analytic._ladder import origin, walk, walk_sums
 from mcnqm.analytic._maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic._scheduled import S00, S01, S11, SAA, V0, V1, VA, Walk, courses_of, unshared
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problem import NoisyQuadratic, check_problem
 from mcnqm.record import recorded_steps
 
 __all__ = ["moments", "risk"]
@@ -102,6 +102,7 @@ def risk(
     >>> analytic.risk(problem, SGD(lr=1.0), 8, 1000, record=[1000], average=averaging.tail(500)).risk.round(4).values
     array([0.0112])
     """
+    check_problem(problem)
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = linear_settings(optimizer, batch_size, average, schedules=True)
     flat = np.empty((settings.size, at.size))
@@ -166,6 +167,7 @@ def moments(
     >>> exact.momentum_mean.squeeze().values
     array([0., 2., 2.])
     """
+    check_problem(problem)
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = linear_settings(optimizer, batch_size, average, schedules=True)
     entry = np.repeat(np.arange(problem.size), problem.multiplicity)

@@ -12,7 +12,7 @@ from mcnqm.analytic._labels import dataset, selection
 from mcnqm.analytic._maps import linear_settings
 from mcnqm.analytic._scheduled import V0, V1, Walk, courses_of
 from mcnqm.domains import integer
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problem import NoisyQuadratic, check_problem
 from mcnqm.settings import Settings
 
 __all__ = ["transition"]
@@ -62,6 +62,7 @@ def transition(
     >>> analytic.transition(problem, SGD(lr=0.5), 1, steps=2).transition.values.ravel()
     array([0.25  , 0.5625])
     """
+    check_problem(problem)
     t = integer("steps", steps, 0)
     settings = linear_settings(optimizer, batch_size, schedules=True)
     wanted = selection(problem, coordinates)

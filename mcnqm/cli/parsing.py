@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from mcnqm.domains import positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import named_optimizers
+from mcnqm.problem import NoisyQuadratic
 from mcnqm.studies.contenders import CONTENDERS, Contender
 
-__all__ = ["parse_contender", "parse_numbers", "parse_optimizer"]
+__all__ = ["check_target", "parse_contender", "parse_numbers", "parse_optimizer"]
 
 _SPEC = 'look like "adam lr=1e-3 beta2=0.99"'
 
@@ -38,6 +40,13 @@ def parse_numbers(name: str, text: str) -> Any:
         return float(text)
     except ValueError:
         raise ParameterError(name, text, allowed) from None
+
+
+def check_target(target: float, problem: NoisyQuadratic) -> None:
+    """Raise `ParameterError` for a target that needs no optimizer: at or above the risk at the start."""
+    positive.check("target", target)
+    if target >= problem.initial_risk:
+        raise ParameterError("target", target, f"be below the risk at the start, {problem.initial_risk:.4g}")
 
 
 def parse_contender(text: str) -> tuple[str, Contender]:
@@ -107,8 +116,9 @@ def _class_of(name: str) -> type:
             sys.path.insert(0, os.getcwd())
         try:
             found = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ParameterError("optimizer", name, f"be importable ({error})") from None
+        except (Exception, SystemExit) as error:  # a module may raise anything as it is imported
+            why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise ParameterError("optimizer", name, f"be importable ({why})") from None
         if not (isinstance(found, type) and hasattr(found, "_switches")):
             raise ParameterError("optimizer", name, "be made with mcnqm.hyperparameters")
         return found

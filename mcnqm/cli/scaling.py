@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 import xarray as xr
 from rich.console import Console
 
-from mcnqm.cli.outputs import Force, check_outputs
-from mcnqm.cli.parsing import parse_contender
+from mcnqm.checkpoint import Checkpoint
+from mcnqm.cli.interrupts import said_on_interruption
+from mcnqm.cli.outputs import Force, check_outputs, deliver
+from mcnqm.cli.parsing import check_target, parse_contender
 from mcnqm.cli.tables import Column, print_side_by_side
 from mcnqm.domains import integer
-from mcnqm.files import write_dataset, write_whole
+from mcnqm.errors import ParameterError
 from mcnqm.flags import explanations
 from mcnqm.plots.wording import three_digits
+from mcnqm.pools import Pool
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import RichMeter
-from mcnqm.studies.scaling import ScalingConfig, run
+from mcnqm.studies.scaling import ScalingConfig, cells_of, examples_of_bounds, run
 
 __all__ = ["scaling_command"]
 
@@ -71,25 +73,43 @@ def scaling_command(
         replicates=replicates,
         seed=seed,
     )
+    check_target(target, config.problem)
+    _check_reach(config)
     check_outputs(output, figure, force)
-    parts = output.with_name(output.name + ".parts")
-    try:
+    Pool(threads=threads)  # refused before there is a folder
+    parts = Checkpoint(output.with_name(output.name + ".parts"), config.to_dict())
+    with parts:
+        said_on_interruption.append(f"Finished cells are kept in {parts.folder}; the same command continues.")
         study = run(config, checkpoint=parts, threads=threads, meter=RichMeter())
-    except KeyboardInterrupt:
-        typer.echo(f"Finished cells are kept in {parts}; the same command continues.", err=True)
-        raise
-    write_dataset(study, output)
-    if figure:
-        from mcnqm.plots.scaling import plot_scaling  # noqa: PLC0415 - Matplotlib takes a second to import
 
-        write_whole(figure, plot_scaling(study).savefig)
-    shutil.rmtree(parts, ignore_errors=True)
-    console = Console(highlight=False)
+        def saved() -> None:
+            parts.remove(cells_of(config))
+            said_on_interruption.clear()
+
+        deliver(study, output, figure, _draw, _show, saved=saved)
+
+
+def _check_reach(config: ScalingConfig) -> None:
+    """Raise `ParameterError` if at no batch size any optimizer can reach the target before the study gives up."""
+    largest = config.batch_sizes[-1]
+    fewest = examples_of_bounds(config.problem, config.target)["bayes_bound"] / largest
+    if fewest > config.max_steps:
+        allowed = (
+            f"be one that can be reached: at batch size {largest} no optimizer needs fewer than {fewest:.3g} steps, "
+            f"and the study gives up at {config.max_steps}"
+        )
+        raise ParameterError("target", config.target, allowed)
+
+
+def _draw(study: xr.Dataset) -> Any:
+    from mcnqm.plots.scaling import plot_scaling  # noqa: PLC0415 - Matplotlib takes a second to import
+
+    return plot_scaling(study)
+
+
+def _show(study: xr.Dataset, console: Console) -> None:
     _show_cells(study, console)
     _show_summary(study, console)
-    for path in (output, figure):
-        if path:
-            typer.echo(f"wrote {path}")
 
 
 def _show_cells(study: xr.Dataset, console: Console) -> None:

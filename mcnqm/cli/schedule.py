@@ -10,12 +10,11 @@ import typer
 import xarray as xr
 from rich.console import Console
 
-from mcnqm.cli.outputs import Force, check_outputs
-from mcnqm.cli.parsing import parse_optimizer
+from mcnqm.cli.outputs import Force, check_outputs, deliver
+from mcnqm.cli.parsing import check_target, parse_optimizer
 from mcnqm.cli.tables import Column, print_side_by_side
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
-from mcnqm.files import write_dataset, write_whole
 from mcnqm.problem import NoisyQuadratic
 from mcnqm.progress import RichMeter
 from mcnqm.studies.schedules import ScheduleConfig, run
@@ -60,18 +59,16 @@ def schedule_command(
         pieces=pieces,
         seed=seed,
     )
+    check_target(target, config.problem)
     check_outputs(output, figure, force)
     study = run(config, threads=threads, meter=RichMeter())
-    if output:
-        write_dataset(study, output)
-    if figure:
-        from mcnqm.plots.schedules import plot_schedules  # noqa: PLC0415 - Matplotlib takes a second to import
+    deliver(study, output, figure, _draw, _show)
 
-        write_whole(figure, plot_schedules(study).savefig)
-    _show(study, Console(highlight=False))
-    for path in (output, figure):
-        if path:
-            typer.echo(f"wrote {path}")
+
+def _draw(study: xr.Dataset) -> Any:
+    from mcnqm.plots.schedules import plot_schedules  # noqa: PLC0415 - Matplotlib takes a second to import
+
+    return plot_schedules(study)
 
 
 def _without_rate(text: str) -> Any:

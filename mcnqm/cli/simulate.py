@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 import xarray as xr
 from rich.console import Console
 
-from mcnqm.cli.outputs import Force, check_outputs
+from mcnqm.cli.outputs import Force, check_outputs, deliver
 from mcnqm.cli.parsing import parse_numbers, parse_optimizer
 from mcnqm.cli.tables import Column, print_table, width_of
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
-from mcnqm.files import write_dataset, write_whole
 from mcnqm.flags import explanations
 from mcnqm.plots.wording import constants, coordinate, labels, name_of, varying
 from mcnqm.problem import NoisyQuadratic
@@ -63,6 +62,8 @@ def simulate_command(
         raise ParameterError("optimizer", optimizer, "be given once each")
     batch = parse_numbers("batch_size", batch_size)
     check_outputs(output, figure, force)
+    if figure is not None:
+        integer("steps", steps, 1)  # a logarithmic axis has no 0
 
     runs = compare(
         problem,
@@ -75,17 +76,13 @@ def simulate_command(
         threads=threads,
         progress=not quiet,
     )
-    if not quiet:
-        _show(runs, Console(highlight=False))
-    if output:
-        write_dataset(runs, output)
-    if figure:
-        from mcnqm.plots.risk import plot_risk  # noqa: PLC0415 - Matplotlib takes a second to import
+    deliver(runs, output, figure, _draw, None if quiet else _show)
 
-        write_whole(figure, plot_risk(runs).savefig)
-    for path in (output, figure):
-        if path and not quiet:
-            typer.echo(f"wrote {path}")
+
+def _draw(runs: xr.Dataset) -> Any:
+    from mcnqm.plots.risk import plot_risk  # noqa: PLC0415 - Matplotlib takes a second to import
+
+    return plot_risk(runs)
 
 
 def _show(runs: xr.Dataset, console: Console) -> None:

@@ -34,6 +34,7 @@ import numba
 import numpy as np
 from numba.extending import overload
 
+from mcnqm.compiling import compiled
 from mcnqm.kernels.jit import (
     OPTIONS,
     fma,
@@ -653,6 +654,8 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
                     calls[k * n_trajectories + r] = np.uint32(t_base // 4 + skip + k)
                     owners[k * n_trajectories + r] = trajectories[r]
             for i in range(h.size):
+                if cancel[0] != 0:
+                    break
                 if shard.examples == 0:
                     fill_noise(calls[:n_calls], owners[:n_calls], shard.coordinates[i], GRADIENT, shard.seed, words, z)
                 else:
@@ -665,6 +668,7 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
                         words,
                         z,
                         total,
+                        cancel,
                     )
                 h_i = number(h[i], shard.zero)
                 p0_i = i * (len(like_p) + 2) * LANES
@@ -737,7 +741,7 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
 
     owner = f"{hyper_type.__module__}_{hyper_type.__qualname__}".replace(".", "_")
     advance.__qualname__ = f"advance_{owner}"
-    return numba.njit(cache=_importable(hyper_type), **OPTIONS)(advance)
+    return compiled(advance, cached=_importable(hyper_type), **OPTIONS)
 
 
 def _importable(cls: type) -> bool:

@@ -51,12 +51,17 @@ def fill_noise(calls, trajectories, coordinate, purpose, seed, words, z):
 
 
 @numba.njit(**OPTIONS)
-def fill_examples(calls, trajectories, coordinate, examples, seed, words, z, total):
-    """As `fill_noise`, each entry the mean of as many independent normals as there are `examples`."""
+def fill_examples(calls, trajectories, coordinate, examples, seed, words, z, total, cancel):
+    """As `fill_noise`, each entry the mean of as many independent normals as there are `examples`.
+
+    Returns early, and with nothing of use, once ``cancel[0]`` is not 0: a million examples take minutes.
+    """
     n = 4 * calls.size
     for j in range(n):
         total[j] = 0.0
     for e in range(examples):
+        if cancel[0] != 0:
+            return
         fill_noise(calls, trajectories, coordinate, np.uint32(EXAMPLE | np.uint32(e << _EXAMPLE_SHIFT)), seed, words, z)
         for j in range(n):
             total[j] += np.float64(z[j])

@@ -6,11 +6,11 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 import mcnqm.kernels.rules  # noqa: F401 - registers the optimizers of the package, in every worker too
+from mcnqm.compiling import compiled
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.caching import sources
 from mcnqm.kernels.jit import OPTIONS
@@ -83,7 +83,7 @@ def _replay_kernel(fingerprint: str) -> Any:
         fingerprint  # noqa: B018 - part of the cache's key, see `advance_kernel`
         streams(seed, purpose, trajectories, coordinates, out)
 
-    return numba.njit(cache=True, **OPTIONS)(replay)
+    return compiled(replay, **OPTIONS)
 
 
 def replay(

@@ -14,6 +14,7 @@ from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from mcnqm.errors import ParameterError
 from mcnqm.plots.style import COLOURS, DASHES, decades, new_figure
 from mcnqm.plots.wording import constants, coordinate, labels, name_of, varying
 
@@ -55,6 +56,8 @@ def plot_risk(runs: xr.Dataset) -> Figure:
     >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     ['lr = 0.1', 'lr = 0.2']
     """
+    if not (runs["step"] > 0).any():
+        raise ParameterError("runs", "no step after the start", "have some: a logarithmic axis has no 0")
     dims = varying(runs)
     sizes = [runs.sizes[dim] for dim in dims]
     total = int(np.prod(sizes, dtype=np.int64))

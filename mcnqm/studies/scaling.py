@@ -23,10 +23,10 @@ from scipy import optimize
 
 from mcnqm import analytic
 from mcnqm._version import __version__
+from mcnqm.checkpoint import Checkpoint
 from mcnqm.domains import Domain, integer, positive
 from mcnqm.engine import Closed, Gate, Pool
 from mcnqm.errors import ParameterError
-from mcnqm.files import write_text
 from mcnqm.fits import log_slope, small_batch_regime, tradeoff
 from mcnqm.flags import flag_attrs
 from mcnqm.problem import NoisyQuadratic
@@ -37,7 +37,7 @@ from mcnqm.statistics import BOUNDS
 from mcnqm.studies.contenders import CONTENDERS, Contender
 from mcnqm.tune import Guide, checked, guide_of, search_of, tune_one, tune_together
 
-__all__ = ["ScalingConfig", "examples_of_bounds", "run"]
+__all__ = ["ScalingConfig", "cells_of", "examples_of_bounds", "run"]
 
 Array = NDArray[np.float64]
 _sizes = Domain("be whole numbers >= 1", lambda x: (x >= 1) & (x == np.floor(x)))
@@ -121,41 +121,32 @@ def _safe(name: str) -> str:
 
 
 class _Notebook:
-    """Finished cells on disk, each in a file of its own, written whole."""
+    """Finished cells, kept in a checkpoint if there is one."""
 
-    def __init__(self, folder: Path | None, config: ScalingConfig) -> None:
-        self._folder = folder
-        if folder is None:
-            return
-        plain = config.to_dict()
-        head = folder / "config.json"
-        if head.exists():
-            if json.loads(head.read_text()) != plain:
-                allowed = "be continued with the configuration it was begun with, or be removed first"
-                raise ParameterError("checkpoint", str(folder), allowed)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(head, json.dumps(plain, indent=1))
-
-    def _path(self, name: str) -> Path | None:
-        return None if self._folder is None else self._folder / f"{_safe(name)}.json"
+    def __init__(self, checkpoint: Checkpoint | None) -> None:
+        self._checkpoint = checkpoint
 
     def find(self, name: str) -> Tuned | None:
         """A cell that is finished."""
-        path = self._path(name)
-        return Tuned(**json.loads(path.read_text())) if path is not None and path.exists() else None
+        kept = None if self._checkpoint is None else self._checkpoint.find(_safe(name))
+        return None if kept is None else Tuned(**kept)
 
     def keep(self, name: str, result: Tuned) -> None:
         """A cell that now is."""
-        if (path := self._path(name)) is not None:
-            # repr of a float, which JSON uses, reads back to the same bits.
-            write_text(path, json.dumps(asdict(result)))
+        if self._checkpoint is not None:
+            self._checkpoint.keep(_safe(name), asdict(result))
+
+
+def cells_of(config: ScalingConfig) -> list[str]:
+    """Names of all cells that a study may leave in its checkpoint."""
+    kinds = ("simulated", "theory")
+    return [_safe(f"{label}-{b}-{kind}") for label in config.contenders for b in config.batch_sizes for kind in kinds]
 
 
 def run(
     config: ScalingConfig | None = None,
     *,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | Checkpoint | None = None,
     executor: Executor | None = None,
     threads: int | None = None,
     meter: Meter | None = None,
@@ -166,8 +157,9 @@ def run(
     ----------
     config : ScalingConfig, optional
         By default the paper's problem at d = 1000: SGD, momentum 0.9 and Adam at batch sizes 1 to 65536.
-    checkpoint : path, optional
-        Folder for finished cells. If it holds some of the same configuration, the study continues from them.
+    checkpoint : path or Checkpoint, optional
+        Folder for finished cells. If it holds some of the same configuration, the study continues from them. One
+        process at a time may use it.
     executor, threads
         As for `mcnqm.simulate`. Theories run ahead in threads of their own.
     meter : Meter, optional
@@ -190,7 +182,12 @@ def run(
     Raises
     ------
     ParameterError
-        If the configuration is not allowed, or the checkpoint belongs to another.
+        If the configuration is not allowed, or the checkpoint belongs to another or is in use.
+
+    Warns
+    -----
+    RuntimeWarning
+        If a cell of the checkpoint is broken, and so computed again.
 
     Examples
     --------
@@ -202,7 +199,11 @@ def run(
     """
     config = ScalingConfig() if config is None else config
     meter = NoMeter() if meter is None else meter
-    notebook = _Notebook(checkpoint, config)
+    pool = Pool(executor, threads)  # refused before there is a folder
+    if isinstance(checkpoint, (str, Path)):
+        with Checkpoint(checkpoint, config.to_dict()) as opened:
+            return run(config, checkpoint=opened, executor=executor, threads=threads, meter=meter)
+    notebook = _Notebook(checkpoint)
     sizes = config.batch_sizes
     weight = {b: 1.0 / b + 1.0 / 256 for b in sizes}
     meter.start(len(config.contenders) * sum(weight.values()), "scaling")
@@ -272,7 +273,6 @@ def run(
     # Kinds of optimizers side by side, on the same workers: what one does between two stretches of its runs, the others
     # fill. Theories run on one core each and know nothing of the simulation: they go ahead in threads of their own.
     families = _families(config.contenders)
-    pool = Pool(executor, threads)
     ahead = ThreadPoolExecutor(min(pool.workers, len(guides)), thread_name_prefix="mcnqm-theory")
     chains = ThreadPoolExecutor(len(families), thread_name_prefix="mcnqm-chain")
     with pool.shared() as gate:
@@ -286,7 +286,8 @@ def run(
             ahead.shutdown(wait=False, cancel_futures=True)
             chains.shutdown(cancel_futures=True)
             meter.close()
-        errors = [error for done in running if (error := done.exception())]
+        # A chain that was cancelled before it began has no exception to be asked for, and nothing to say.
+        errors = [error for done in running if not done.cancelled() and (error := done.exception())]
         if errors:  # the first closes the gate for the others
             raise next((error for error in errors if not isinstance(error, (Closed, CancelledError))), errors[0])
     return _labelled(config, simulated, theory)

@@ -434,3 +434,12 @@ def test_bad_input_of_steps_to_target(changes, name):
     with pytest.raises(ParameterError) as caught:
         mean_field.steps_to_target(PROBLEM, Adam(lr=0.1), 4, **{"target": 0.1, **changes})
     assert caught.value.name == name
+
+
+@pytest.mark.parametrize("ratio", [13.0, 100.0, 1000.0, 1e5])
+def test_the_rule_of_a_start_far_from_zero(ratio):
+    """Central moments of a normal, however narrow beside its mean; a grid from 0 on would miss it."""
+    for sign in (-1.0, 1.0):
+        place, weight = size_of_normal(np.array([sign * ratio]), np.array([1.0]), 6)
+        moments = [(weight * (place - ratio) ** power).sum() for power in range(7)]
+        np.testing.assert_allclose(moments, [1, 0, 1, 0, 3, 0, 15], atol=1e-8 * max(1.0, ratio / 100))

@@ -176,6 +176,7 @@ def replay_examples(seed, trajectory, coordinate, calls, examples):
         np.empty(4 * n, np.uint32),
         z,
         np.empty(4 * n, np.float64),
+        np.zeros(1, np.uint8),
     )
     return z.reshape(4, n).T  # (call, place)
 
