@@ -126,12 +126,13 @@ def search_line(
     fresh = yield query
     last = fresh.interval[:, 1]
     best = 0 if last[0] <= _AS_SAFE * last.min() else _safest(fresh.steps[:, 0], fresh.interval)
+    seen = usable(found.steps)
     if best > 0:  # by how much the search saw it behind the best
-        seen = usable(found.steps)
         slack = float(np.hypot(slack, seen[max(safest - 1, 0) + best - 1] / seen.min() - 1.0))
+    near = seen <= _NEAR * seen.min()
     return confirmed(
         route.problem, route.batch_size, route.target, tuned, fresh.pick(best), slack=slack,
-        values={name: float(values[best])},
+        lowest=float(np.floor(found.interval[near, 0].min())), values={name: float(values[best])},
     )  # fmt: skip
 
 

@@ -128,21 +128,23 @@ def confirmed(
     found: Found,
     *,
     slack: float = 0.0,
+    lowest: float = np.inf,
     values: Mapping[str, float] | None = None,
 ) -> Tuned:
     """A search's answer with the steps that its winner took on fresh noise.
 
     Flagged where they are more, by 10 % and three standard errors of the difference, or not finite. The fewest steps of
-    all may be fewer by `slack`, relative: what the search leaves between its candidates.
+    all may be fewer by `slack`, relative: what the search leaves between its candidates; and
+    no fewer than `lowest`, where the interval of some candidate begins.
     """
     crossing, jackknifed = plain_jackknife(found.steps[0], short=bool(found.steps[0, 0] <= SHORT))
     steps = float(np.ceil(crossing - 1e-9) + 0.0)
     first, last = found.interval[0]
     shift = crossing - found.steps[0, 0] if np.isfinite(crossing) else 0.0
     freedom = found.steps.shape[1] - 2
-    error = float(np.hypot(at_least(np.array(jackknifed), found.interval[0], freedom), slack * crossing))
-    first = np.ceil((first + shift) * (1.0 - 2.0 * slack) - 1e-9) - 1.0
+    first = min(np.ceil((first + shift) * (1.0 - 2.0 * slack) - 1e-9) - 1.0, lowest)
     interval = (max(float(first), 0.0), float(np.ceil(last + shift - 1e-9)))
+    error = float(np.hypot(at_least(np.array(jackknifed), np.array(interval), freedom), slack * crossing))
     flags = tuned.flags | int(check_sample(steps, jackknifed, interval[1], found.effective[0]))
     flags |= int(check_bound(problem, batch_size, target, interval[1]))
     both = np.hypot(np.nan_to_num(error), tuned.steps_error)
