@@ -76,8 +76,9 @@ def theorem1(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
         linear = linear_map(problem, False, values["momentum"] > 0, values)
         bias, variance = curves(problem, linear, at)
         beta = values["momentum"]
-        # 2 + 2β - αh with the rounding error of αh put back: near the limit it is all that is left.
-        reach = (2.0 * (1.0 + beta) - linear.rate) - linear.rate_low
+        # 2 + 2β - αh with the rounding errors of 1 + β and αh put back: near the limit they are all that is left.
+        whole = 1.0 + beta
+        reach = (2.0 * whole - linear.rate) + (2.0 * (beta - (whole - 1.0)) - linear.rate_low)
         weight = linear.weights(problem).noise
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             terms = weight * (1.0 + beta) / (linear.rate * reach * (1.0 - beta))

@@ -39,7 +39,7 @@ def simulate_command(
         str, typer.Option("--batch-size", "-b", help="Examples per step; a list or a range to sweep.")
     ] = "16",
     steps: Annotated[int, typer.Option("--steps", "-n", help="Steps to run.")] = 30_000,
-    trajectories: Annotated[int, typer.Option("--trajectories", "-r", help="Independent runs of each.")] = 16,
+    trajectories: Annotated[int, typer.Option("--trajectories", "-r", help="Independent runs of each.")] = 64,
     dim: Annotated[int, typer.Option("--dim", "-d", help="Coordinates; the paper has 10000.")] = 1000,
     exponent: Annotated[float, typer.Option(help="Spectrum h = c = i**-exponent.")] = 1.0,
     seed: Annotated[int, typer.Option(help="0 to 2**64 - 1; the same seed gives the same bits.")] = 0,

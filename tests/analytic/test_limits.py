@@ -330,3 +330,45 @@ def test_only_the_temperature_matters_at_equal_time() -> None:
 def test_an_optimizer_that_is_not_linear_is_refused(call: object) -> None:
     with pytest.raises(ParameterError, match="optimizer must be linear"):
         call(NoisyQuadratic([1.0]), Adam(0.1))  # type: ignore[operator]
+
+
+# ------------------------------------------------------------------------------- where digits are few: 60-digit values
+
+
+def exact_decay(lr, momentum, nesterov):
+    """-log of the spectral radius of one coordinate of curvature 1, in 60 digits."""
+    with mpmath.workdps(60):
+        a, b = mpmath.mpf(lr), mpmath.mpf(momentum)
+        matrix = (1 - a * (1 + b), -a * b * b, mpmath.mpf(1), b) if nesterov else (1 - a, -a * b, mpmath.mpf(1), b)
+        half, determinant = (matrix[0] + matrix[3]) / 2, matrix[0] * matrix[3] - matrix[1] * matrix[2]
+        root = mpmath.sqrt(half * half - determinant)
+        return -mpmath.log(max(abs(half + root), abs(half - root)))
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.floats(-12.0, -0.1), st.floats(-14.0, -0.01), st.sampled_from([-1.0, 1.0]), st.booleans())
+def test_decay_close_to_the_edge_and_beyond(near_one, near_edge, side, nesterov):
+    """Beyond the edge with momentum near 1 it was right to 4.5e-13, and to 2e-14 for small radii."""
+    momentum = 1.0 - 10.0**near_one
+    edge = 2 * (1 + momentum) / (1 + 2 * momentum) if nesterov else 2 * (1 + momentum)
+    lr = edge * (1.0 + side * 10.0**near_edge)
+    optimizer = SGD(lr, momentum, nesterov=nesterov)
+    found = float(analytic.convergence_rate(NoisyQuadratic([1.0]), optimizer).decay[0])
+    exact = exact_decay(lr, momentum, nesterov)
+    assert abs(found - exact) <= 2e-15 * abs(exact)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.floats(0.0, 0.999), st.floats(-14.0, -9.0))
+def test_theorem_1_close_to_the_edge(momentum, near_edge):
+    """After 2**52 steps only the second term is left. It was below the exact risk, since 2 (1 + beta) rounds."""
+    lr = 2 * (1 + momentum) * (1 - 10.0**near_edge)
+    with mpmath.workdps(60):
+        a, b = mpmath.mpf(lr), mpmath.mpf(momentum)
+        if a >= 2 * (1 + b):
+            return
+        exact = (1 + b) * a / (2 * (2 * b + 2 - a) * (1 - b))
+    both = analytic.theorem1(NoisyQuadratic([1.0]), SGD(lr, momentum), 1, 2**52, record=[2**52])
+    if near_edge > -12.0:  # nearer, 2**52 steps are not enough for the first term to be gone
+        assert abs(float(both.bound[0]) / exact - 1) < 1e-14
+    assert float(both.bound[0]) >= float(both.exact[0]) * (1 - 1e-14)
