@@ -191,7 +191,7 @@ def test_momentum_and_preconditioners(optimizer: SGD, tune_momentum: bool) -> No
         ["constant", "exponential", "cosine"])  # fmt: skip
     assert (best["steps"] <= others).all()
     bound = analytic.largest_stable_lr(
-        problem, optimizer._replace(momentum=best["momentum"].fillna(0.0).rename(piece="k"))
+        problem, optimizer._replace(momentum=best["momentum"].fillna(optimizer.momentum).rename(piece="k"))
     )
     assert (
         (best["lr"].rename(piece="k") < bound["largest_stable_lr"])
