@@ -156,6 +156,7 @@ def test_joint_tuning_does_not_keep_the_luckiest(seed):
     assert plain < 240
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("confirms", [True, False])
 def test_a_winner_runs_again_on_fresh_noise(monkeypatch, confirms):
     """Linear, so that the truth is exact. Control: with the search's own figure for the confirmed one."""
