@@ -25,7 +25,7 @@ measured, in runs of some hundred steps and less."""
 _CHANCE = 1e-5
 """Two-sided chance of a smaller difference from the exact value that is flagged all the same."""
 
-_EFFECTIVE, _ROUGH = 2.0, 0.05
+_EFFECTIVE, _ROUGH = 2.0, 0.08
 """Fewer effective replicates than this are few, where the relative standard error is above the second."""
 
 _NODES = 16
