@@ -124,11 +124,14 @@ def search_line(
     values = np.concatenate([[tuned.values[name]], around])
     query = Query(optimizer, {name: values}, expected=tuned.steps, fresh=1, give_up=_CONFIRM_FOR * tuned.steps)
     fresh = yield query
-    last = fresh.interval[:, 1]
-    best = 0 if last[0] <= _AS_SAFE * last.min() else _safest(fresh.steps[:, 0], fresh.interval)
+    # One that does not arrive has no interval, and is no safer than any.
+    last = np.where(np.isfinite(fresh.steps[:, 0]), fresh.interval[:, 1], np.inf)
+    sound = np.isfinite(last[0]) and last[0] <= _AS_SAFE * last.min()
+    best = 0 if sound else _safest(fresh.steps[:, 0], fresh.interval)
     seen = usable(found.steps)
     if best > 0:  # by how much the search saw it behind the best
-        slack = float(np.hypot(slack, seen[max(safest - 1, 0) + best - 1] / seen.min() - 1.0))
+        behind = float(seen[max(safest - 1, 0) + best - 1] / seen.min() - 1.0)
+        slack = float(np.hypot(slack, behind)) if np.isfinite(behind) else slack
     near = seen <= _NEAR * seen.min()
     return confirmed(
         route.problem, route.batch_size, route.target, tuned, fresh.pick(best), slack=slack,
@@ -152,6 +155,8 @@ def _bracket(route: Route, optimizer: object, name: str, low: float, high: float
     found = (yield _ask(optimizer, name, places, rough=True)).steps[:, 0]
     for _ in range(WIDEN):
         best = int(found.argmin())
+        if found[best] == 0.0:
+            break
         nowhere = not np.isfinite(found[best])
         below, above = best == 0 or nowhere, best == places.size - 1 or nowhere
         if not (below or above):
@@ -199,6 +204,9 @@ def _refine(  # type: ignore[no-untyped-def]
                 return None
             break
         needed, expected = expected, float(mean[best])
+        if expected == 0.0:  # reached at the start, wherever: there is no best
+            edge = False
+            break
         if expected < SHORT and not scanned:
             # Large batches: runs are cheap, and with momentum there are several narrow basins.
             scan = _inside(optimizer, name, np.arange(centre - np.log(4.0), centre + np.log(4.0), _DENSE))

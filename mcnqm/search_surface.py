@@ -107,9 +107,9 @@ def search_surface(
     found = yield ask(finalists, expected=expected, fresh=_FINAL, give_up=_GIVE_UP * expected)
     order = np.argsort(_pessimistic(found.steps))
     winner = finalists[:, order[0]]
-    claimed = float(np.exp(_pessimistic(found.steps)[order[0]]))
-    if not np.isfinite(found.steps[order[0], 0]):
+    if not np.isfinite(usable(found.steps)[order[0]]):
         return unreachable(names)
+    claimed = float(np.exp(_pessimistic(found.steps)[order[0]]))
     tuned = yield from _star(route, optimizer, names, winner, begins, edge, ask, claimed)
     # ---------------------------------------------------------------- fresh again: how many steps it takes
     place = np.array([[float(to_line(optimizer, name, tuned.values[name]))] for name in names])

@@ -144,11 +144,13 @@ def confirmed(
     freedom = found.steps.shape[1] - 2
     first = min(np.ceil((first + shift) * (1.0 - 2.0 * slack) - 1e-9) - 1.0, lowest)
     interval = (max(float(first), 0.0), float(np.ceil(last + shift - 1e-9)))
-    error = float(np.hypot(at_least(np.array(jackknifed), np.array(interval), freedom), slack * crossing))
+    error = np.nan
+    if np.isfinite(crossing):
+        error = float(np.hypot(at_least(np.array(jackknifed), np.array(interval), freedom), slack * crossing))
     flags = tuned.flags | int(check_sample(steps, jackknifed, interval[1], found.effective[0]))
     flags |= int(check_bound(problem, batch_size, target, interval[1]))
-    both = np.hypot(np.nan_to_num(error), tuned.steps_error)
-    if not steps <= tuned.steps + max(3.0 * both, 0.1 * tuned.steps) + 1.0:
+    both = np.hypot(0.0 if np.isnan(error) else error, tuned.steps_error)
+    if not np.isfinite(steps) or steps > tuned.steps + max(3.0 * both, 0.1 * tuned.steps) + 1.0:
         flags |= int(Flag.UNCONFIRMED)
     return Tuned(
         dict(tuned.values if values is None else values), tuned.errors, steps, float(np.hypot(error, ROUNDING)) if

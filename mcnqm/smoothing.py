@@ -256,7 +256,10 @@ class Curve:
         risk = self._risk[setting]
         close = np.flatnonzero(risk[0] <= FAR * target)
         start = max(int(close[0]) - 1, 0) if close.size else 0
-        return self.steps[start : self._settled], risk[:, start:]
+        # After it was given up, or diverged, nothing is known.
+        lost = np.flatnonzero(~np.isfinite(risk[:, start:]).all(axis=0))
+        stop = start + int(lost[lost > 0][0]) if (lost > 0).any() else self._settled
+        return self.steps[start:stop], risk[:, start:stop]
 
 
 def first_passage(steps: Array, curve: Array, target: float) -> float:

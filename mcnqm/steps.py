@@ -97,8 +97,9 @@ def steps_to_target(
         - ``reason`` (…): "reached", "diverged", "steady state above target", "step limit" or "overtaken" (by
           `patience`);
         - ``flags`` (…): bits of `mcnqm.flags.Flag`, named in ``flag_meanings``: few effective replicates; another
-          answer by theory (more than 10 % from the exact one, or 5 standard errors and a step; more than 20 % from the
-          mean field's); fewer examples than the Bayes bound; a passage that part of the sample does not make.
+          answer by theory (more than 10 % from the exact one, or a step and what Student's t exceeds once in 10⁵; more
+          than 25 % from the mean field's); fewer examples than the Bayes bound; a passage that part of the sample does
+          not make.
 
     Raises
     ------
@@ -175,7 +176,8 @@ def steps_to_target(
     if has_theory(optimizer) and not settings.schedules and average is None:
         theory = theoretical_steps(problem, optimizer, batch_size, target).transpose(*settings.dims).values.reshape(-1)
         # Who was given up, or would have been, says nothing.
-        late = np.isin(result.reason, (REASONS.index("overtaken"), REASONS.index("step limit"))) | (theory > max_steps)
+        late = np.isin(result.reason, (REASONS.index("overtaken"), REASONS.index("step limit")))
+        late |= np.isfinite(theory) & (theory > max_steps)
         theory = np.where(late, np.nan, theory)
         flags |= check_theory(steps, stderr, int(replicates) - 1, theory, exact=isinstance(optimizer, SGD))
     dims = settings.dims

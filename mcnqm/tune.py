@@ -152,10 +152,10 @@ def guide_of(route: Route, optimizer: Any, name: str, best: Tuned) -> Guide | No
     return Guide((float(bounds[0]), float(bounds[1])), float(found[at]))
 
 
-def checked(tuned: Tuned, theory: Tuned | None, *, exact: bool) -> Tuned:
-    """The answer with what theory's own optimum, and an edge, say of it."""
+def checked(tuned: Tuned, theory: Tuned | None, *, exact: bool, max_steps: float = np.inf) -> Tuned:
+    """The answer with what theory's own optimum, and an edge, say of it; nothing if that lies beyond `max_steps`."""
     flags = tuned.flags | (int(Flag.AT_EDGE) if tuned.at_edge else 0)
-    if theory is not None:
+    if theory is not None and not max_steps < theory.steps < np.inf:
         error, freedom = tuned.steps_error, max(tuned.freedom, 1)
         flags |= int(check_theory(tuned.steps, error, freedom, theory.steps, exact=exact, slack=_SLACK))
     return replace(tuned, flags=flags)
@@ -295,7 +295,8 @@ def tune(
                 guide = guide_of(predicted, optimizer, next(iter(bounds)), known[k])
             searches[k] = route, search_of(route, optimizer, bounds, seed=seed, guide=guide)
         found = dict(tune_together(searches, pool))
-        results = [checked(found[k], known.get(k), exact=theory is exact_route) for k in range(len(sizes))]
+        exact, limit = theory is exact_route, float(max_steps)
+        results = [checked(found[k], known.get(k), exact=exact, max_steps=limit) for k in range(len(sizes))]
     else:
         exactly = exact_route if method == "analytic" else mean_field_route
         results = [

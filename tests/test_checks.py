@@ -18,6 +18,8 @@ from mcnqm.cli.simulate import _show
 from mcnqm.files import write_dataset
 from mcnqm.flags import Flag, explanations, flag_attrs
 from mcnqm.routes import Found
+from mcnqm.search_line import search_line
+from mcnqm.search_surface import search_surface
 from mcnqm.searching import Tuned, confirmed
 from mcnqm.studies.comparison import compare
 from mcnqm.tune import checked
@@ -92,7 +94,11 @@ def test_a_winner_that_fresh_noise_does_not_confirm():
     assert lost.steps == 150.0, "what fresh noise says is what is reported"
     assert lost.flags == Flag.UNCONFIRMED
     never = Found(np.full((1, 17), np.inf), np.full((1, 2), np.nan), np.array([np.nan]))
-    assert confirmed(PROBLEM, 64.0, 0.5, SOUND, never).flags & Flag.UNCONFIRMED
+    for slack in (0.0, 0.05):
+        lost = confirmed(PROBLEM, 64.0, 0.5, SOUND, never, slack=slack)
+        assert lost.flags & Flag.UNCONFIRMED
+        assert np.isinf(lost.steps)
+        assert np.isnan(lost.steps_error)
 
 
 def test_where_the_interval_of_a_tuned_answer_begins():
@@ -107,6 +113,97 @@ def test_edges_and_theory_of_a_search():
     assert checked(SOUND, None, exact=True).flags == 0
     assert checked(replace(SOUND, at_edge=True), None, exact=True).flags == Flag.AT_EDGE
     assert checked(SOUND, replace(SOUND, steps=150.0), exact=True).flags == Flag.DISAGREES_WITH_THEORY
+
+
+def test_a_limit_on_steps_is_no_disagreement():
+    late = replace(SOUND, steps=np.inf, steps_error=np.nan)
+    assert checked(late, replace(SOUND, steps=150.0), exact=True, max_steps=120).flags == 0
+    assert checked(late, replace(SOUND, steps=150.0), exact=True, max_steps=200).flags == Flag.DISAGREES_WITH_THEORY
+    best = mcnqm.tune(
+        NoisyQuadratic.power_law(20), SGD(0.1), {"lr": (0.01, 1.0)}, batch_size=4, target=0.05, max_steps=30
+    )
+    assert np.isinf(best.steps)
+    assert not int(best.flags)
+
+
+def test_a_target_that_theory_says_is_never_reached():
+    """Its steady state is 3 % above the target: what seems to reach it is a fluctuation, and is said to be."""
+    problem = NoisyQuadratic.power_law(20)
+    target = 0.97 * float(mcnqm.analytic.steady_state(problem, SGD(0.3), 16).risk)
+    for seed in range(6):
+        found = mcnqm.steps_to_target(
+            problem, SGD(0.3), 16, target, trajectories=1, replicates=4, max_steps=5000, seed=seed
+        )
+        assert np.isinf(found.steps) or int(found.flags) & Flag.DISAGREES_WITH_THEORY
+
+
+def test_a_setting_given_up_beside_one_that_goes_on():
+    """Intervals are taken from where it ran, without a warning; as it would be alone."""
+    problem, lr = NoisyQuadratic.power_law(20), [0.3, 0.002]
+    target = 0.85 * float(mcnqm.analytic.steady_state(problem, SGD(0.3), 16).risk)
+    for seed in range(12):
+        options = {"trajectories": 1, "replicates": 6, "max_steps": 20_000, "seed": seed}
+        both = mcnqm.steps_to_target(problem, SGD(lr), 16, target, **options)
+        alone = mcnqm.steps_to_target(problem, SGD(lr[0]), 16, target, **options)
+        assert np.array_equal(both.steps_interval[0], alone.steps_interval, equal_nan=True)
+
+
+@pytest.mark.parametrize("method", ["simulate", "analytic"])
+def test_no_edge_where_every_value_will_do(method):
+    """The target is above the start."""
+    best = mcnqm.tune(
+        NoisyQuadratic.power_law(20), SGD(0.1), {"lr": (0.01, 1.0)}, batch_size=64, target=50.0, method=method
+    )
+    assert float(best.steps) == 0
+    assert not int(best.flags)
+    assert 0.005 < float(best.lr) < 2
+
+
+def asked(search, answers):
+    """Run a search on made-up answers, and return what it says in the end."""
+    query = next(search)
+    try:
+        while True:
+            query = search.send(answers(query))
+    except StopIteration as end:
+        return end.value
+
+
+def test_a_neighbor_that_does_not_arrive_is_no_reason_to_leave_the_winner():
+    """The winner is as safe as any; of its neighbors one is lucky and one does not arrive on fresh noise."""
+
+    class Scripted:
+        problem, batch_size, target, exact, sampled = PROBLEM, 64.0, 0.5, False, True
+
+    def answers(query):
+        place = np.log(query.candidates["lr"])
+        steps = 300.0 * (1 + (place - np.log(0.1)) ** 2)
+        if query.fresh:
+            steps[1], steps[-1] = 0.95 * steps[1], np.inf
+        found = np.repeat(steps[:, np.newaxis], 17, axis=1)
+        interval = np.where(np.isfinite(steps), [steps - 5, steps + 5], np.nan).T
+        return Found(found, interval, np.full(steps.size, 8.0))
+
+    best = asked(search_line(Scripted(), SGD(1.0), "lr", (0.08, 0.125), 300.0, guided=True), answers)
+    assert best.steps == pytest.approx(300, abs=2)
+    assert best.values["lr"] == pytest.approx(0.1, rel=0.02)
+
+
+def test_a_search_whose_finalists_fail_on_fresh_noise():
+    """A part of the sample does not arrive, on any of them: nothing is claimed, and nothing overflows."""
+
+    class Scripted:
+        problem, batch_size, target, exact, sampled = PROBLEM, 64.0, 0.5, False, True
+
+    def answers(query):
+        place = np.stack([np.log(query.candidates["lr"]), query.candidates["momentum"]])
+        found = np.repeat((300.0 * (1 + (place**2).sum(axis=0)))[:, np.newaxis], 9, axis=1)
+        found[:, -1] = np.inf if query.fresh else found[:, -1]
+        return Found(found, np.full((found.shape[0], 2), np.nan), np.full(found.shape[0], np.nan))
+
+    search = {"lr": (0.1, 10.0), "momentum": (0.0, 0.9)}
+    best = asked(search_surface(Scripted(), SGD(1.0), search, 0, 300.0), answers)
+    assert np.isinf(best.steps)
 
 
 def test_flags_are_told_by_the_cf_conventions(tmp_path):

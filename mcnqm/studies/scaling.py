@@ -355,7 +355,8 @@ def _labelled(
     labels = list(config.contenders)
     simulated = {
         label: {
-            b: checked(one, theory[label][b], exact=_theory_name(c) == "exact") for b, one in simulated[label].items()
+            b: checked(one, theory[label][b], exact=_theory_name(c) == "exact", max_steps=config.max_steps)
+            for b, one in simulated[label].items()
         }
         for label, c in config.contenders.items()
     }
