@@ -140,7 +140,7 @@ class Pool:
         gate = self.executor if isinstance(self.executor, Gate) else None
         future = pending[0]  # stays among the pending while we wait, to be cancelled with them
         try:
-            result: T = future.result() if gate is None else _patiently(future, gate)
+            result: T = _patiently(future, gate)
         except (concurrent.futures.CancelledError, asyncio.CancelledError) as error:
             if gate is not None:
                 gate.check()
@@ -184,15 +184,19 @@ class Pool:
                 raise
 
 
-def _patiently(future: Any, gate: Gate) -> Any:
-    """The result, unless the gate is closed meanwhile: a worker may be compiling, which takes seconds."""
+def _patiently(future: Any, gate: Gate | None) -> Any:
+    """The result, unless a gate is closed meanwhile: a worker may be compiling, which takes seconds.
+
+    A signal that comes just before a wait begins does not end the wait, so none is long.
+    """
     while isinstance(future, Future):
         try:
             return future.result(timeout=_POLL)
         except TimeoutError:
             if future.done():  # it is the task's own
                 raise
-            gate.check()
+            if gate is not None:
+                gate.check()
     return future.result()
 
 
