@@ -2,7 +2,7 @@
 
 from mcnqm import analytic, averaging, schedules
 from mcnqm._version import __version__
-from mcnqm.agreement import agreement
+from mcnqm.comparison import agreement
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.updates import update_rule
 from mcnqm.optimizers import (
@@ -17,11 +17,11 @@ from mcnqm.optimizers import (
     Signum,
     hyperparameters,
 )
-from mcnqm.problem import NoisyQuadratic
-from mcnqm.schedule_search import optimize_schedule, schedules_of
-from mcnqm.simulate import noise, simulate
-from mcnqm.steps import steps_to_target
-from mcnqm.tune import tune
+from mcnqm.problems import NoisyQuadratic
+from mcnqm.scheduling.exact import optimize_schedule, schedules_of
+from mcnqm.simulation import noise, simulate
+from mcnqm.tuning.passages import steps_to_target
+from mcnqm.tuning.tuner import tune
 
 __all__ = [
     "SGD",

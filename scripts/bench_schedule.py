@@ -22,10 +22,10 @@ from rich.table import Table
 from scipy import optimize
 
 import mcnqm
-from mcnqm.analytic._composed import Composed
-from mcnqm.analytic._descent import descend
-from mcnqm.analytic._slow import SlowLimit
-from mcnqm.schedule_search import BASELINES, optimize_schedule, piece_lengths
+from mcnqm.scheduling.composed import Composed
+from mcnqm.scheduling.descent import descend
+from mcnqm.scheduling.exact import BASELINES, optimize_schedule, piece_lengths
+from mcnqm.scheduling.slow import SlowLimit
 
 
 def seconds(function, repeats=5):

@@ -12,7 +12,7 @@ from mcnqm._version import __version__
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic
 from mcnqm.settings import Settings, settings_of
 
 __all__ = ["LOSS", "batch_settings", "dataset", "moment_attrs", "selection", "step_coordinate"]

@@ -10,11 +10,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import dataset
-from mcnqm.analytic._maps import MAX_STEPS, linear_map, linear_settings, maps_of
+from mcnqm.analytic.linear.maps import MAX_STEPS, linear_map, linear_settings, maps_of
 from mcnqm.analytic.transient import curves
 from mcnqm.domains import Domain, nonnegative, positive
 from mcnqm.errors import ParameterError
-from mcnqm.problem import NoisyQuadratic, check_problem
+from mcnqm.problems import NoisyQuadratic, check_problem
 from mcnqm.record import recorded_steps
 
 __all__ = ["bayes_bound", "information_bound", "theorem1"]

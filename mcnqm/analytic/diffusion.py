@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 
 from mcnqm.analytic._labels import LOSS, dataset
-from mcnqm.analytic._maps import MAX_STEPS, linear_map, linear_settings, maps_of
+from mcnqm.analytic.linear.maps import MAX_STEPS, linear_map, linear_settings, maps_of
 from mcnqm.errors import ParameterError
-from mcnqm.problem import NoisyQuadratic, check_problem
+from mcnqm.problems import NoisyQuadratic, check_problem
 from mcnqm.record import recorded_steps
 
 __all__ = ["sde_risk"]

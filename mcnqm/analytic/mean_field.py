@@ -31,13 +31,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import LOSS, dataset, selection
-from mcnqm.analytic._pace import Pace
-from mcnqm.analytic._quadrature import size_of_normal
-from mcnqm.analytic._twin import VARIABLES, advance
+from mcnqm.analytic.linear.pace import Pace
+from mcnqm.analytic.twins.quadrature import size_of_normal
+from mcnqm.analytic.twins.recursion import VARIABLES, advance
 from mcnqm.domains import integer, positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import Adam, RMSProp
-from mcnqm.problem import NoisyQuadratic, check_problem
+from mcnqm.problems import NoisyQuadratic, check_problem
 from mcnqm.record import recorded_steps
 from mcnqm.settings import Settings, settings_of
 

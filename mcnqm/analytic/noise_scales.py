@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mcnqm.analytic._labels import batch_settings, dataset
 from mcnqm.domains import nonnegative
 from mcnqm.errors import ParameterError
-from mcnqm.problem import NoisyQuadratic, check_problem
+from mcnqm.problems import NoisyQuadratic, check_problem
 
 __all__ = ["greedy_lr", "noise_scale"]
 

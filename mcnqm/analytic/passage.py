@@ -8,16 +8,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mcnqm.analytic._doubledouble import dd_add
 from mcnqm.analytic._jit import njit
 from mcnqm.analytic._labels import dataset
-from mcnqm.analytic._ladder import Rung, State, StepMap, Weights, advance, first_rung, square, start, sums
-from mcnqm.analytic._maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
-from mcnqm.analytic._roots import ALTERNATING, DECAYING, ROTATING, SINGLE, modes
-from mcnqm.analytic._scheduled import courses_of, unshared
-from mcnqm.analytic._scheduled_passage import first_passages
+from mcnqm.analytic.linear.doubledouble import dd_add
+from mcnqm.analytic.linear.ladder import Rung, State, StepMap, Weights, advance, first_rung, square, start, sums
+from mcnqm.analytic.linear.maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
+from mcnqm.analytic.linear.roots import ALTERNATING, DECAYING, ROTATING, SINGLE, modes
+from mcnqm.analytic.linear.scheduled import courses_of, unshared
+from mcnqm.analytic.linear.scheduled_passage import first_passages
 from mcnqm.domains import integer, positive
-from mcnqm.problem import NoisyQuadratic, check_problem
+from mcnqm.problems import NoisyQuadratic, check_problem
 
 __all__ = ["steps_to_target"]
 

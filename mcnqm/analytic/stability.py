@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 
 from mcnqm.analytic._labels import dataset, selection
-from mcnqm.analytic._maps import effective_curvature, linear_map, linear_settings, maps_of
-from mcnqm.analytic._roots import spectral_decay
-from mcnqm.problem import NoisyQuadratic, check_problem
+from mcnqm.analytic.linear.maps import effective_curvature, linear_map, linear_settings, maps_of
+from mcnqm.analytic.linear.roots import spectral_decay
+from mcnqm.problems import NoisyQuadratic, check_problem
 from mcnqm.settings import NO_BATCH_SIZE
 
 __all__ = ["convergence_rate", "largest_stable_lr"]

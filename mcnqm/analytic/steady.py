@@ -10,10 +10,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import LOSS, dataset, moment_attrs, selection
-from mcnqm.analytic._ladder import limit
-from mcnqm.analytic._maps import LinearMap, linear_map, linear_settings, maps_of
-from mcnqm.analytic._roots import spectral_decay
-from mcnqm.problem import NoisyQuadratic, check_problem
+from mcnqm.analytic.linear.ladder import limit
+from mcnqm.analytic.linear.maps import LinearMap, linear_map, linear_settings, maps_of
+from mcnqm.analytic.linear.roots import spectral_decay
+from mcnqm.problems import NoisyQuadratic, check_problem
 
 __all__ = ["steady_state"]
 

@@ -9,10 +9,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import LOSS, dataset, moment_attrs, selection
-from mcnqm.analytic._ladder import origin, walk, walk_sums
-from mcnqm.analytic._maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
-from mcnqm.analytic._scheduled import S00, S01, S11, SAA, V0, V1, VA, Walk, courses_of, unshared
-from mcnqm.problem import NoisyQuadratic, check_problem
+from mcnqm.analytic.linear.ladder import origin, walk, walk_sums
+from mcnqm.analytic.linear.maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
+from mcnqm.analytic.linear.scheduled import S00, S01, S11, SAA, V0, V1, VA, Walk, courses_of, unshared
+from mcnqm.problems import NoisyQuadratic, check_problem
 from mcnqm.record import recorded_steps
 
 __all__ = ["moments", "risk"]

@@ -9,10 +9,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import dataset, selection
-from mcnqm.analytic._maps import linear_settings
-from mcnqm.analytic._scheduled import V0, V1, Walk, courses_of
+from mcnqm.analytic.linear.maps import linear_settings
+from mcnqm.analytic.linear.scheduled import V0, V1, Walk, courses_of
 from mcnqm.domains import integer
-from mcnqm.problem import NoisyQuadratic, check_problem
+from mcnqm.problems import NoisyQuadratic, check_problem
 from mcnqm.settings import Settings
 
 __all__ = ["transition"]

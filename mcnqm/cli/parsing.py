@@ -12,7 +12,7 @@ import numpy as np
 from mcnqm.domains import positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import named_optimizers
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic
 from mcnqm.studies.contenders import CONTENDERS, Contender
 
 __all__ = ["check_target", "parse_contender", "parse_numbers", "parse_optimizer"]

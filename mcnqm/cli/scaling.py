@@ -16,11 +16,11 @@ from mcnqm.cli.outputs import Force, check_outputs, deliver
 from mcnqm.cli.parsing import check_target, parse_contender
 from mcnqm.cli.tables import Column, print_side_by_side
 from mcnqm.domains import integer
+from mcnqm.engine.executor import Pool
 from mcnqm.errors import ParameterError
 from mcnqm.flags import explanations
 from mcnqm.plots.wording import three_digits
-from mcnqm.pools import Pool
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import RichMeter
 from mcnqm.studies.scaling import ScalingConfig, cells_of, examples_of_bounds, run
 

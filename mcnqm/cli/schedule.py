@@ -15,7 +15,7 @@ from mcnqm.cli.parsing import check_target, parse_optimizer
 from mcnqm.cli.tables import Column, print_side_by_side
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import RichMeter
 from mcnqm.studies.schedules import ScheduleConfig, run
 

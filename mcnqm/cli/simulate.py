@@ -17,7 +17,7 @@ from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
 from mcnqm.flags import explanations
 from mcnqm.plots.wording import constants, coordinate, labels, name_of, varying
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic
 from mcnqm.studies.comparison import DEFAULT_OPTIMIZERS, compare
 
 __all__ = ["simulate_command"]

@@ -11,12 +11,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mcnqm.agreement import agreement
 from mcnqm.cli.parsing import parse_numbers, parse_optimizer
+from mcnqm.comparison import agreement
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic
 
 __all__ = ["LINEAR_OPTIMIZERS", "verify_command"]
 

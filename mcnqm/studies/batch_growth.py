@@ -24,10 +24,10 @@ from mcnqm._version import __version__
 from mcnqm.domains import integer, positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Adam
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
 from mcnqm.schedules import piecewise
-from mcnqm.simulate import simulate
+from mcnqm.simulation import simulate
 
 __all__ = ["WAYS", "BatchGrowthConfig", "run"]
 

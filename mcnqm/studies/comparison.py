@@ -11,9 +11,9 @@ import xarray as xr
 
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Adam, Number, numeric_fields
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic
 from mcnqm.settings import settings_of
-from mcnqm.simulate import simulate
+from mcnqm.simulation import simulate
 
 __all__ = ["DEFAULT_OPTIMIZERS", "compare"]
 

@@ -24,13 +24,13 @@ from mcnqm._version import __version__
 from mcnqm.domains import Domain, integer, positive, unit_interval
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import Adam
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
-from mcnqm.routes import mean_field_route
-from mcnqm.searching import Tuned
-from mcnqm.simulate import simulate
+from mcnqm.simulation import simulate
 from mcnqm.statistics import jackknife
-from mcnqm.tune import tune_one
+from mcnqm.tuning.routes import mean_field_route
+from mcnqm.tuning.search import Tuned
+from mcnqm.tuning.tuner import tune_one
 
 __all__ = ["VARIANTS", "MeanFieldConfig", "run"]
 

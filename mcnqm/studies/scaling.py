@@ -25,17 +25,17 @@ from mcnqm import analytic
 from mcnqm._version import __version__
 from mcnqm.checkpoint import Checkpoint
 from mcnqm.domains import Domain, integer, positive
-from mcnqm.engine import Closed, Gate, Pool
+from mcnqm.engine import CancellableExecutor, ExecutorClosed, Pool
 from mcnqm.errors import ParameterError
 from mcnqm.fits import log_slope, small_batch_regime, tradeoff
 from mcnqm.flags import flag_attrs
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
-from mcnqm.routes import Route, SimulatedRoute, exact_route, theory_of
-from mcnqm.searching import Search, Tuned
 from mcnqm.statistics import BOUNDS
 from mcnqm.studies.contenders import CONTENDERS, Contender
-from mcnqm.tune import Guide, checked, guide_of, search_of, tune_one, tune_together
+from mcnqm.tuning.routes import Route, SimulatedRoute, exact_route, theory_of
+from mcnqm.tuning.search import Search, Tuned
+from mcnqm.tuning.tuner import WarmStart, checked, guide_of, search_of, tune_one, tune_together
 
 __all__ = ["ScalingConfig", "cells_of", "examples_of_bounds", "run"]
 
@@ -211,7 +211,7 @@ def run(
     theory: dict[str, dict[int, Tuned | None]] = {label: {} for label in config.contenders}
     options = {name: getattr(config, name) for name in ("trajectories", "replicates", "seed", "max_steps")}
 
-    guides = {label: {b: Future[Guide | None]() for b in sizes} for label in config.contenders}
+    guides = {label: {b: Future[WarmStart | None]() for b in sizes} for label in config.contenders}
 
     def predict(label: str) -> None:
         """The theory of one optimizer, from the largest batch size on: each tells the next."""
@@ -289,11 +289,13 @@ def run(
         # A chain that was cancelled before it began has no exception to be asked for, and nothing to say.
         errors = [error for done in running if not done.cancelled() and (error := done.exception())]
         if errors:  # the first closes the gate for the others
-            raise next((error for error in errors if not isinstance(error, (Closed, CancelledError))), errors[0])
+            raise next(
+                (error for error in errors if not isinstance(error, (ExecutorClosed, CancelledError))), errors[0]
+            )
     return _labelled(config, simulated, theory)
 
 
-def _wait_for(future: Future[Guide | None], gate: Gate) -> Guide | None:
+def _wait_for(future: Future[WarmStart | None], gate: CancellableExecutor) -> WarmStart | None:
     """The result, unless the gate is closed meanwhile: theory itself cannot be interrupted."""
     while True:
         try:

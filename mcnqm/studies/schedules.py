@@ -23,11 +23,11 @@ from mcnqm._version import __version__
 from mcnqm.domains import Domain, integer, positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD
-from mcnqm.problem import NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
-from mcnqm.schedule_search import optimize_schedule
+from mcnqm.scheduling.exact import optimize_schedule
 from mcnqm.studies.scaling import examples_of_bounds
-from mcnqm.tune import tune
+from mcnqm.tuning.tuner import tune
 
 __all__ = ["ScheduleConfig", "run"]
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import mcnqm
 from mcnqm import SGD, NoisyQuadratic, ParameterError, analytic, averaging, optimize_schedule, schedules
-from mcnqm.analytic._slow import SlowLimit
-from mcnqm.schedule_search import _Rule
+from mcnqm.scheduling.exact import _Rule
+from mcnqm.scheduling.slow import SlowLimit
 
 PROBLEM = NoisyQuadratic([1.0, 0.3, 0.01], [0.5, 1.0, 2.0], initial_mean=[1.0, 0.0, -1.0], initial_std=0.5)
 DECAYED = SGD(0.3, weight_decay=0.2)

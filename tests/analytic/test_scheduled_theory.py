@@ -15,7 +15,8 @@ from selection import mostly_slow
 
 import mcnqm
 from mcnqm import SGD, NoisyQuadratic, ParameterError, analytic, averaging, schedules
-from mcnqm.analytic import _pace, _scheduled
+from mcnqm.analytic.linear import pace
+from mcnqm.analytic.linear import scheduled as scheduled_maps
 from mcnqm.schedules import Schedule
 from mcnqm.settings import settings_of
 
@@ -449,7 +450,7 @@ def test_transition_under_a_schedule(monkeypatch):
         for found in [analytic.moments(PROBLEM, optimizer, batch, t, record=[t])]
     ]
     np.testing.assert_allclose(np.einsum("iab,ib->ia", A, mean[0]), mean[1], atol=1e-14)
-    monkeypatch.setattr(_scheduled, "_WORTH", 1000)
+    monkeypatch.setattr(scheduled_maps, "_WORTH", 1000)
     np.testing.assert_allclose(analytic.transition(PROBLEM, late, batch.later(60), 100).transition, A, atol=1e-14)
 
 
@@ -473,10 +474,10 @@ def test_mean_field_of_many_steps_at_a_time(monkeypatch, lr, batch):
     adam = mcnqm.Adam(lr, beta2=schedules.piecewise([0.99, 0.999], [2000, 1]))
     found = analytic.mean_field.risk(problem, adam, batch, 15_000, record=record).risk.values
     with monkeypatch.context() as patch:
-        patch.setattr(_pace, "_EXACT_UNTIL", 10**9)
+        patch.setattr(pace, "_EXACT_UNTIL", 10**9)
         single = analytic.mean_field.risk(problem, adam, batch, 15_000, record=record).risk.values
     np.testing.assert_allclose(found, single, rtol=1e-3)
-    monkeypatch.setattr(_pace.Pace, "chunk", _pace.Pace(settings_of(mcnqm.Adam(0.1), 1)).chunk)
+    monkeypatch.setattr(pace.Pace, "chunk", pace.Pace(settings_of(mcnqm.Adam(0.1), 1)).chunk)
     wrong = analytic.mean_field.risk(problem, adam, batch, 15_000, record=record).risk.values
     assert not (abs(wrong / single - 1) < 1e-3).all()
 
@@ -489,9 +490,9 @@ def test_chunks_are_short_after_a_jump(monkeypatch):
         return analytic.mean_field.risk(problem, adam, batch, 9216, record=record).risk.values
 
     found = run()
-    monkeypatch.setattr(_pace.Pace, "_age", lambda self, t: t)
+    monkeypatch.setattr(pace.Pace, "_age", lambda self, t: t)
     long = run()
-    monkeypatch.setattr(_pace, "_EXACT_UNTIL", 10**9)
+    monkeypatch.setattr(pace, "_EXACT_UNTIL", 10**9)
     single = run()
     np.testing.assert_allclose(found, single, rtol=1e-3)
     assert abs(long / single - 1).max() > 2e-3

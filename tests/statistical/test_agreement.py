@@ -16,7 +16,7 @@ from scipy import stats
 
 import mcnqm
 from mcnqm import SGD, NoisyQuadratic, analytic
-from mcnqm.agreement import EXACT, Theory, agreement
+from mcnqm.comparison import EXACT, Theory, agreement
 
 ERROR_RATE = 1e-6
 

@@ -14,7 +14,7 @@ from selection import mostly_slow
 
 import mcnqm
 from mcnqm import SGD, Adam, NoisyQuadratic, analytic, averaging, schedules
-from mcnqm.agreement import EXACT, agreement
+from mcnqm.comparison import EXACT, agreement
 from mcnqm.schedules import Schedule
 
 ERROR_RATE = 1e-6

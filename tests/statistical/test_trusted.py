@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from scipy import special
 
 import mcnqm
-from mcnqm import SGD, Adam, NoisyQuadratic, RMSProp, engine, routes, search_surface, smoothing, statistics
+from mcnqm import SGD, Adam, NoisyQuadratic, RMSProp, engine, statistics
 from mcnqm.flags import Flag
 from mcnqm.studies.contenders import CONTENDERS
 from mcnqm.studies.scaling import ScalingConfig, run
+from mcnqm.tuning import routes, smoothing, surface
 
 PROBLEM = NoisyQuadratic.power_law(100)
 
@@ -161,8 +162,8 @@ def test_joint_tuning_does_not_keep_the_luckiest(seed):
 def test_a_winner_runs_again_on_fresh_noise(monkeypatch, confirms):
     """Linear, so that the truth is exact. Control: with the search's own figure for the confirmed one."""
     if not confirms:
-        monkeypatch.setattr(search_surface, "confirmed", lambda *args, **_: args[3])
-        monkeypatch.setattr(search_surface, "_pessimistic", lambda steps: np.log(np.maximum(steps[:, 0], 1e-9)))
+        monkeypatch.setattr(surface, "confirmed", lambda *args, **_: args[3])
+        monkeypatch.setattr(surface, "_pessimistic", lambda steps: np.log(np.maximum(steps[:, 0], 1e-9)))
     monkeypatch.setattr(routes, "_EFFORT_SHORT", 0.0)  # eight trajectories: luck counts
     problem, search = NoisyQuadratic.power_law(30), {"lr": (1e-2, 1.0), "momentum": (0.5, 0.99)}
     off = []

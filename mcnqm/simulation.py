@@ -1,0 +1,379 @@
+"""The public simulation: validate, plan, run, label."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from mcnqm._version import __version__
+from mcnqm.averaging import checked_average
+from mcnqm.domains import choice, integer
+from mcnqm.engine import Job, Pool, check_room, first_trajectories, has_twin, run_loss, run_paths, twin_cells
+from mcnqm.errors import ParameterError
+from mcnqm.flags import Flag, flag_attrs
+from mcnqm.kernels.forms import iterate_row
+from mcnqm.kernels.noise import GRADIENT, INITIAL, MAX_EXAMPLES
+from mcnqm.kernels.shards import replay
+from mcnqm.memory import check_memory
+from mcnqm.optimizers import Number
+from mcnqm.problems import NoisyQuadratic
+from mcnqm.progress import meter_of
+from mcnqm.record import MAX_STEPS, recorded_steps
+from mcnqm.schedules import Schedule
+from mcnqm.settings import settings_of
+from mcnqm.statistics import BOUNDS, effective_number, mean_and_stderr, mean_interval
+
+__all__ = ["noise", "simulate"]
+
+_MAX_INDEX = 2**32
+_MAX_SEED = 2**64 - 1
+
+_ENOUGH = 8
+"""Trajectories from which on twins run by default."""
+
+_EFFECTIVE, _ROUGH = 2.5, 0.1
+"""Fewer effective trajectories than this are few, where the relative standard error of the risk is above the second."""
+
+DIVERGED_AT = 1e20
+"""A lane has diverged once its loss exceeds this many times the natural scale of the problem."""
+
+
+def simulate(
+    problem: NoisyQuadratic,
+    optimizer: Any,
+    batch_size: Number,
+    steps: int,
+    *,
+    trajectories: int = 64,
+    seed: int = 0,
+    record: ArrayLike | None = None,
+    coordinates: ArrayLike | None = None,
+    minibatch: str = "exact",
+    average: Any = None,
+    control_variate: bool | None = None,
+    dtype: str = "float64",
+    executor: Executor | None = None,
+    threads: int | None = None,
+    progress: Any = False,
+) -> xr.Dataset:
+    r"""Run an optimizer on noisy minibatch gradients, many independent trajectories at once.
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic
+        Where. A multiplicity of n is n coordinates with noise of their own.
+    optimizer : optimizer
+        `SGD`, `Adam`, another of the package, or your own. Any numeric hyperparameter may be a scalar, a 1-D array
+        (a dimension of its own name) or a DataArray; they combine by name, as does `batch_size`. Or a schedule
+        (`mcnqm.schedules`): a value for each step.
+    batch_size : Number
+        Examples per step, at least 1, or a schedule. The gradient's noise has the per-example variance divided by it.
+    steps : int
+        Steps to run, 0 to 2**34.
+    trajectories : int
+        Independent runs of every setting. All settings of a trajectory share its noise (common random numbers). The
+        default makes intervals of the risk trustworthy even where losses are heavy-tailed.
+    seed : int
+        0 to 2**64 - 1. Together with a trajectory's and a coordinate's number it fixes every draw (see `noise`).
+    record : array_like of int, optional
+        Steps at which to record, strictly increasing, within [0, steps]. By default every step of a run of up to
+        256, else a few hundred, evenly spaced on a logarithmic axis.
+    coordinates : array_like of int, optional
+        Coordinates whose paths to keep, each in [0, dim).
+    minibatch : {"exact", "per_example"}
+        ``"exact"`` draws the averaged gradient from its law, N(h θ, c / B). ``"per_example"`` draws B gradients and
+        averages them: B times slower, the same law, whole batch sizes only.
+    average : Number, optional
+        Weight γ of the past, in [0, 1], in an average of the iterates,
+        :math:`\bar\theta_{t+1} = \gamma \bar\theta_t + (1-\gamma)\theta_{t+1}` from :math:`\bar\theta_0 = \theta_0`;
+        or a schedule of it (`mcnqm.averaging`). Losses are then those of the average.
+    control_variate : bool, optional
+        Run the mean-field twin of an adaptive optimizer (Adam, RMSProp, NAdam, AdEMAMix, ScheduleFreeAdam) beside
+        every lane, and use it to estimate the risk with less variance. By default where there is a twin, at least
+        8 trajectories, no average, ``minibatch="exact"`` and float64: it adds about half to the time and changes no
+        loss.
+    dtype : {"float64", "float32"}
+        Of parameters, optimizer state and updates. The second makes sweeps of Adam about three times as fast, and with
+        rates worth running its rounding is far below the Monte Carlo error; see the notes for where it is not. Sums
+        over coordinates are float64 all the same. Not with an average.
+    executor : concurrent.futures.Executor, optional
+        Where to run shards. By default, threads of our own.
+    threads : int, optional
+        How many threads, without an executor. By default one per available core.
+    progress : bool or Meter
+        True for a bar on standard error, or, where that is no terminal, a line once a minute.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over one dimension per array-valued hyperparameter (…), then
+
+        - ``loss`` (…, trajectory, step): :math:`L(\theta) = \tfrac12 \sum_i h_i \theta_i^2`; ``inf`` once a lane
+          has diverged;
+        - ``risk``, ``risk_stderr`` (…, step): estimate of the expected loss and its standard error (NaN for a single
+          trajectory, inf where a lane has diverged): the mean of the loss over trajectories or, with a control
+          variate, of the loss less what the twin explains of it;
+        - ``risk_interval`` (…, step, bound: low, high): 95 % interval of the risk, by Student's t on its logarithm,
+          widened for skewed losses (`mcnqm.statistics.mean_interval`);
+        - ``flags`` (…, step): bits of `mcnqm.flags.Flag`, named in ``flag_meanings``; here whether a few
+          trajectories carry the spread of all;
+        - ``variance_reduction`` (…, step), with a control variate: variance of the plain mean of the loss over that of
+          ``risk``;
+        - ``diverged`` (…, trajectory): whether the loss ever, at a recorded step, was not finite or above 1e20
+          times :math:`E L(\theta_0) + \operatorname{tr}(C H^{-1})/2`;
+        - ``theta`` (…, trajectory, step, coordinate), with `coordinates`; of a diverged lane, whatever its arithmetic
+          gave.
+
+        ``step`` counts completed steps. Hyperparameters are coordinates; ``attrs`` holds the configuration.
+
+    Raises
+    ------
+    ParameterError
+        If an argument is not allowed. A learning rate beyond stability is: it diverges, and is reported.
+
+    Notes
+    -----
+    In float32 a parameter moves by no less than 6e-8 of itself. Where one step's noise, lr sqrt(c / B), is larger than
+    that, rounding is dither and averages out; where neither that nor the drift lr h θ is, parameters stand still. So
+    float32 is safe at rates near the best, and not at rates of a few millionths of the largest stable one; nor for
+    decays within 1e-4 of 1, where 1 - β has lost its digits. ``docs/performance.md`` has measurements.
+
+    Results are bit-identical for any number of threads, any executor, and whichever other settings or trajectories
+    are run along.
+
+    The twin y of a trajectory θ is a linear optimizer on the same noise, which divides by the expectation of v under
+    its own law where Adam divides by v (`mcnqm.analytic.mean_field`). So E L(y) is known exactly, and
+    :math:`L(θ) - b (L(y) - E L(y))` has the mean of L(θ) for any b. Each trajectory's b is the regression coefficient
+    of the others, over blocks of coordinates, which keeps the mean unbiased (`mcnqm.statistics.controlled`). Where
+    noise dominates the gradient the variance falls by factors of hundreds to thousands; at large batches, late, it
+    does not fall. The twin's rates depend on which of a few cells of its law a starting point fell into, one cell for
+    every 8 trajectories, up to 8.
+
+    Examples
+    --------
+    >>> import mcnqm
+    >>> problem = mcnqm.NoisyQuadratic.power_law(dim=100)
+    >>> optimizer = mcnqm.SGD(lr=[0.1, 0.5], momentum=0.9)
+    >>> runs = mcnqm.simulate(problem, optimizer, batch_size=32, steps=1000, trajectories=8)
+    >>> runs.loss.dims, runs.risk.dims
+    (('lr', 'trajectory', 'step'), ('lr', 'step'))
+    >>> bool(runs.risk.sel(lr=0.1).isel(step=-1) < runs.risk.sel(lr=0.5).isel(step=-1))
+    True
+    >>> mcnqm.simulate(problem, mcnqm.SGD(lr=0.1), batch_size=0, steps=10)
+    Traceback (most recent call last):
+        ...
+    mcnqm.errors.ParameterError: batch_size must be >= 1, got 0.0
+    """
+    if not isinstance(problem, NoisyQuadratic):
+        raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
+    averaged = {} if average is None else {"average": checked_average(average)}
+    settings = settings_of(optimizer, batch_size, schedules=True, **averaged)
+    last = integer("steps", steps, 0, MAX_STEPS)
+    wanted = recorded_steps(last, record)
+    count = integer("trajectories", trajectories, 1, _MAX_INDEX)
+    key = integer("seed", seed, 0, _MAX_SEED)
+    chosen = None if coordinates is None else _indices("coordinates", coordinates, problem.dim)
+    per_example = choice("minibatch", minibatch, ("exact", "per_example")) == "per_example"
+    if per_example:
+        if "batch_size" in settings.schedules:
+            raise ParameterError("batch_size", batch_size, "not be a schedule with minibatch='per_example'")
+        allowed = f"be whole numbers up to {MAX_EXAMPLES} with minibatch='per_example'"
+        for b in settings.values["batch_size"]:
+            if b != np.floor(b) or b > MAX_EXAMPLES:
+                raise ParameterError("batch_size", float(b), allowed)
+    single = choice("dtype", dtype, ("float64", "float32")) == "float32"
+    if single and average is not None:
+        raise ParameterError("average", average, "be None with dtype='float32'")
+    excluded = "an average" if average is not None else "minibatch='per_example'" if per_example else None
+    excluded = "dtype='float32'" if single else excluded
+    cells = twin_cells(count) if _controlled(control_variate, optimizer, count, excluded) else 0
+    pool = Pool(executor, threads)
+    meter = meter_of(progress)
+
+    who = first_trajectories(count, settings, wanted.size)
+    job = Job(problem, optimizer, settings, who, key, per_example, cells, dtype)
+    kept = 0 if chosen is None else chosen.size
+    check_room(job, wanted.size, kept=kept)
+    meter.start(job.lanes * float(wanted[-1]) * (problem.dim + kept), "simulating")
+    try:
+        losses = run_loss(job, wanted, pool, meter)
+        loss = losses.loss
+        keep = iterate_row(optimizer) + 1
+        paths = None if chosen is None else run_paths(job, wanted, chosen, pool, meter, keep=keep)
+    finally:
+        meter.close()
+
+    scale = problem.initial_risk + 0.5 * float(np.sum(problem.multiplicity * problem.noise / problem.curvature))
+    with np.errstate(invalid="ignore"):
+        diverged = np.logical_or.accumulate(~(loss <= DIVERGED_AT * scale), axis=-1)
+    loss[diverged] = np.inf
+    sample, reduction = losses._replace(loss=loss).sample, None
+    risk, stderr = mean_and_stderr(sample, axis=1)
+    interval = np.stack(mean_interval(sample, axis=1), axis=-1)
+    with np.errstate(invalid="ignore"):
+        few = (effective_number(sample, axis=1) < _EFFECTIVE) & (stderr > _ROUGH * risk)
+    flags = np.where(few, np.int32(Flag.FEW_EFFECTIVE_TRAJECTORIES), np.int32(0))
+    if losses.twin is not None:
+        plain = mean_and_stderr(loss, axis=1)[1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # At the start the twin explains everything, and only rounding is left.
+            reduction = np.where(stderr > 1e-12 * risk, (plain / stderr) ** 2, np.inf)
+
+    dims = settings.dims
+    result = xr.Dataset(
+        {
+            "loss": ((*dims, "trajectory", "step"), settings.unflatten(loss), {"units": "loss"}),
+            "risk": ((*dims, "step"), settings.unflatten(risk), {"units": "loss"}),
+            "risk_stderr": ((*dims, "step"), settings.unflatten(stderr), {"units": "loss"}),
+            "risk_interval": ((*dims, "step", "bound"), settings.unflatten(interval), {"units": "loss"}),
+            "flags": ((*dims, "step"), settings.unflatten(flags), flag_attrs()),
+            "diverged": ((*dims, "trajectory"), settings.unflatten(diverged[..., -1])),
+        },
+        coords={
+            **settings.coords,
+            "trajectory": np.arange(count),
+            "bound": list(BOUNDS),
+            "step": ("step", wanted, {"units": "completed steps"}),
+        },
+        attrs=_attributes(
+            problem,
+            optimizer,
+            {
+                "batch_size": _plain(batch_size),
+                "average": None if average is None else _plain(average),
+                "record": None if record is None else wanted.tolist(),
+                "steps": last,
+                "trajectories": count,
+                "seed": key,
+                "minibatch": minibatch,
+                "control_variate": bool(cells),
+                "dtype": dtype,
+            },
+        ),
+    )
+    if reduction is not None:
+        result["variance_reduction"] = ((*dims, "step"), settings.unflatten(reduction))
+    if chosen is not None and paths is not None:
+        theta = ((*dims, "trajectory", "step", "coordinate"), settings.unflatten(paths[..., -1]))
+        result = result.assign(theta=theta).assign_coords(coordinate=chosen)
+        result["theta"].attrs["units"] = "parameter"
+    return result
+
+
+def noise(
+    seed: int,
+    trajectory: int | ArrayLike,
+    coordinate: int | ArrayLike,
+    steps: int,
+    *,
+    purpose: str = "gradient",
+) -> NDArray[np.float64]:
+    """Replay the standard normals that drive any trajectory.
+
+    Parameters
+    ----------
+    seed : int
+        As given to `simulate`.
+    trajectory, coordinate : int or array_like of int, shape (trajectories,), (coordinates,)
+        Which streams. Any number below 2**32, whether or not it was run.
+    steps : int
+        How many draws of each, from step 0.
+    purpose : {"gradient", "initial"}
+        The gradient's noise, or the starting point's: θ(0) = mean + std * ``noise(..., 1, purpose="initial")``.
+
+    Returns
+    -------
+    ndarray of float64, shape (trajectories, steps, coordinates)
+        Entry ``[r, t, i]`` is the normal in the gradient of the update from step t to t + 1. The values are of
+        float32 resolution, exactly as the kernels use them.
+
+    Raises
+    ------
+    ParameterError
+        If an argument is out of range.
+
+    Examples
+    --------
+    One step of plain SGD by hand:
+
+    >>> import numpy as np, mcnqm
+    >>> problem = mcnqm.NoisyQuadratic(curvature=[1.0])
+    >>> runs = mcnqm.simulate(problem, mcnqm.SGD(lr=0.5), batch_size=4, steps=1, trajectories=1, coordinates=[0])
+    >>> start = mcnqm.noise(0, 0, 0, 1, purpose="initial")[0, 0, 0]
+    >>> gradient = start + np.sqrt(1.0 / 4) * mcnqm.noise(0, 0, 0, 1)[0, 0, 0]
+    >>> bool(np.isclose(runs.theta[0, 1, 0], start - 0.5 * gradient, rtol=1e-14))
+    True
+    """
+    key = integer("seed", seed, 0, _MAX_SEED)
+    purposes = {"gradient": GRADIENT, "initial": INITIAL}
+    code = purposes[choice("purpose", purpose, tuple(purposes))]
+    r = _indices("trajectory", trajectory, _MAX_INDEX).astype(np.uint32)
+    i = _indices("coordinate", coordinate, _MAX_INDEX).astype(np.uint32)
+    count = integer("steps", steps, 0, MAX_STEPS)
+    what = f"normals of {r.size} trajectories x {count} steps x {i.size} coordinates"
+    check_memory(12.0 * r.size * count * i.size, what, "steps", count)
+    return replay(key, code, r, i, count).astype(np.float64)
+
+
+def _controlled(wanted: bool | None, optimizer: Any, trajectories: int, excluded: str | None) -> bool:
+    """Whether to run twins; `excluded` names what they do not go with."""
+    possible = has_twin(optimizer) and excluded is None
+    if wanted is None:
+        return possible and trajectories >= _ENOUGH
+    if not isinstance(wanted, (bool, np.bool_)):
+        raise ParameterError("control_variate", wanted, "be True, False or None")
+    if wanted and not possible:
+        allowed = "be False: this optimizer has no twin" if excluded is None else f"be False with {excluded}"
+        raise ParameterError("control_variate", wanted, allowed)
+    return bool(wanted)
+
+
+def _indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
+    allowed = f"be integers in [0, {size})"
+    try:
+        array = np.atleast_1d(np.asarray(value))
+    except (TypeError, ValueError):  # a Dataset; ragged
+        raise ParameterError(name, value, allowed) from None
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+        raise ParameterError(name, value, allowed)
+    for entry in array[(array < 0) | (array >= size)]:
+        raise ParameterError(name, int(entry), allowed)
+    return array.astype(np.int64)
+
+
+def _attributes(problem: NoisyQuadratic, optimizer: Any, others: dict[str, Any]) -> dict[str, Any]:
+    """The configuration, in types that every netCDF version stores."""
+    numbers = {k: _plain(v) for k, v in optimizer._asdict().items()}
+    config = {
+        "problem": problem.to_dict(),
+        "optimizer": {"name": type(optimizer).__name__, **numbers},
+        **others,
+    }
+    numbers_only = {k: v for k, v in others.items() if isinstance(v, int) and not isinstance(v, bool)}
+    plain = {k: v if abs(v) < 2**31 else str(v) for k, v in numbers_only.items()}
+    words = {k: v for k, v in others.items() if isinstance(v, str)}
+    return {
+        "mcnqm_version": __version__,
+        "problem": repr(problem),
+        "optimizer": _readable(optimizer),
+        **plain,
+        **words,
+        "config": json.dumps(config),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value.to_dict() if isinstance(value, Schedule) else np.asarray(value).tolist()
+
+
+def _readable(optimizer: Any) -> str:
+    parts = []
+    for name, value in optimizer._asdict().items():
+        sizes = np.shape(value)
+        parts.append(f"{name}=<{' x '.join(map(str, sizes))} values>" if sizes else f"{name}={value!r}")
+    return f"{type(optimizer).__name__}({', '.join(parts)})"

@@ -1,0 +1,158 @@
+"""Searches for the best hyperparameters: what they ask, along which axes they move, and what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from mcnqm.domains import unit_interval
+from mcnqm.flags import Flag
+from mcnqm.optimizers import domain_of
+from mcnqm.statistics import jackknife
+from mcnqm.tuning.checks import check_bound, check_sample
+from mcnqm.tuning.race import at_least
+from mcnqm.tuning.routes import SHORT, Found, Query
+
+__all__ = [
+    "FIT_RATE",
+    "FIT_STEPS",
+    "ROUNDING",
+    "WIDEN",
+    "Search",
+    "Tuned",
+    "confirmed",
+    "from_line",
+    "in_steps",
+    "plain_jackknife",
+    "student",
+    "to_line",
+    "unreachable",
+    "usable",
+]
+
+Array = NDArray[np.float64]
+
+WIDEN = 3
+"""How often a search may be widened at an edge, each time by a factor 8 in the hyperparameter."""
+
+FIT_RATE, FIT_STEPS = 0.01, 0.003
+"""Relative error of a local fit itself, added in quadrature to the jackknife's."""
+
+ROUNDING = 0.29
+"""Standard deviation, in steps, of what is added to a crossing to make it whole."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One search's answer.
+
+    Attributes
+    ----------
+    values, errors : dict of str to float
+        Each tuned hyperparameter and its standard error (0 in closed form).
+    steps, steps_error : float
+    at_edge : bool
+        Whether the best lies at an edge of the search, even after widening.
+    intervals : dict of str to (float, float)
+        95 % interval of each hyperparameter.
+    steps_interval : (float, float)
+    freedom : int
+        Degrees of freedom of the errors; 0 in closed form.
+    flags : int
+        Bits of `mcnqm.flags.Flag`.
+    """
+
+    values: dict[str, float]
+    errors: dict[str, float]
+    steps: float
+    steps_error: float
+    at_edge: bool
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    steps_interval: tuple[float, float] = (np.nan, np.nan)
+    freedom: int = 0
+    flags: int = 0
+
+
+Search: TypeAlias = Generator[Query, Found, Tuned]
+"""Asks for the steps of candidates, until it has its answer."""
+
+
+def to_line(optimizer: Any, name: str, value: Any) -> Any:
+    """Hyperparameters on the axis a search moves along: log x, and -log(1 - x) for those in [0, 1)."""
+    return -np.log1p(-np.asarray(value)) if domain_of(optimizer, name) is unit_interval else np.log(value)
+
+
+def from_line(optimizer: Any, name: str, place: Any) -> Any:
+    """The hyperparameter at a place on its axis."""
+    return -np.expm1(-np.asarray(place)) if domain_of(optimizer, name) is unit_interval else np.exp(place)
+
+
+def unreachable(names: list[str]) -> Tuned:
+    """Nothing reaches the target."""
+    nothing = dict.fromkeys(names, np.nan)
+    return Tuned(nothing, nothing, np.inf, np.nan, False, dict.fromkeys(names, (np.nan, np.nan)))
+
+
+def usable(steps: Array) -> Array:
+    """Steps by all trajectories, where every estimate arrived; else inf."""
+    return np.where(np.isfinite(steps).all(axis=1), steps[:, 0], np.inf)
+
+
+def plain_jackknife(estimates: Any, short: bool) -> tuple[float, float]:
+    """Best estimate and error: in short runs, as in `mcnqm.tuning.race.summarise`, without correcting the bias."""
+    values = np.asarray(estimates, dtype=np.float64)
+    value, error = jackknife(values)
+    return (float(values[0]) if short else float(value)), float(error)
+
+
+def student(freedom: int) -> float:
+    """Half the width of a 95 % interval in standard errors."""
+    return float(special.stdtrit(freedom, 0.975)) if freedom > 0 else 0.0
+
+
+def in_steps(steps: float, relative: float) -> float:
+    """Error of a whole number of steps: that of the crossing, and that of rounding it up."""
+    return float(np.hypot(steps * relative, ROUNDING)) if steps > 0 else 0.0
+
+
+def confirmed(
+    problem: Any,
+    batch_size: float,
+    target: float,
+    tuned: Tuned,
+    found: Found,
+    *,
+    slack: float = 0.0,
+    lowest: float = np.inf,
+    values: Mapping[str, float] | None = None,
+) -> Tuned:
+    """A search's answer with the steps that its winner took on fresh noise.
+
+    Flagged where they are more, by 10 % and three standard errors of the difference, or not finite. The fewest steps of
+    all may be fewer by `slack`, relative: what the search leaves between its candidates; and
+    no fewer than `lowest`, where the interval of some candidate begins.
+    """
+    crossing, jackknifed = plain_jackknife(found.steps[0], short=bool(found.steps[0, 0] <= SHORT))
+    steps = float(np.ceil(crossing - 1e-9) + 0.0)
+    first, last = found.interval[0]
+    shift = crossing - found.steps[0, 0] if np.isfinite(crossing) else 0.0
+    freedom = found.steps.shape[1] - 2
+    first = min(np.ceil((first + shift) * (1.0 - 2.0 * slack) - 1e-9) - 1.0, lowest)
+    interval = (max(float(first), 0.0), float(np.ceil(last + shift - 1e-9)))
+    error = np.nan
+    if np.isfinite(crossing):
+        error = float(np.hypot(at_least(np.array(jackknifed), np.array(interval), freedom), slack * crossing))
+    flags = tuned.flags | int(check_sample(steps, jackknifed, interval[1], found.effective[0]))
+    flags |= int(check_bound(problem, batch_size, target, interval[1]))
+    both = np.hypot(0.0 if np.isnan(error) else error, tuned.steps_error)
+    if not np.isfinite(steps) or steps > tuned.steps + max(3.0 * both, 0.1 * tuned.steps) + 1.0:
+        flags |= int(Flag.UNCONFIRMED)
+    return Tuned(
+        dict(tuned.values if values is None else values), tuned.errors, steps, float(np.hypot(error, ROUNDING)) if
+        steps > 0 else 0.0, tuned.at_edge, tuned.intervals, interval, freedom, flags,
+    )  # fmt: skip
