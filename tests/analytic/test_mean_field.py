@@ -12,6 +12,7 @@ from scipy import special, stats
 import mcnqm
 from mcnqm import SGD, Adam, Lion, NoisyQuadratic, ParameterError, RMSProp
 from mcnqm.analytic import mean_field
+from mcnqm.analytic.linear import pace
 from mcnqm.analytic.twins.quadrature import size_of_normal
 from mcnqm.analytic.twins.recursion import _rate
 
