@@ -17,7 +17,7 @@ from mcnqm.optimizers import (
     Signum,
     hyperparameters,
 )
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import DoubleWell, Landscape, NoisyQuadratic, QuarticWell, landscape
 from mcnqm.scheduling.exact import optimize_schedule, schedules_of
 from mcnqm.simulation import noise, simulate
 from mcnqm.tuning.passages import steps_to_target
@@ -27,10 +27,13 @@ __all__ = [
     "SGD",
     "AdEMAMix",
     "Adam",
+    "DoubleWell",
+    "Landscape",
     "Lion",
     "NAdam",
     "NoisyQuadratic",
     "ParameterError",
+    "QuarticWell",
     "RMSProp",
     "ScheduleFreeAdam",
     "ScheduleFreeSGD",
@@ -40,6 +43,7 @@ __all__ = [
     "analytic",
     "averaging",
     "hyperparameters",
+    "landscape",
     "noise",
     "optimize_schedule",
     "schedules",

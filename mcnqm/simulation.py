@@ -171,6 +171,10 @@ def simulate(
     """
     if not isinstance(problem, NoisyQuadratic):
         raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
+    if problem.multiplicative_noise.any():
+        raise ParameterError("multiplicative_noise", problem, "be 0 in a simulation")
+    if problem.noise_df is not None:
+        raise ParameterError("noise_df", problem.noise_df, "be None in a simulation")
     averaged = {} if average is None else {"average": checked_average(average)}
     settings = settings_of(optimizer, batch_size, schedules=True, **averaged)
     last = integer("steps", steps, 0, MAX_STEPS)
