@@ -21,7 +21,7 @@ from mcnqm.kernels.noise import GRADIENT, INITIAL, MAX_EXAMPLES
 from mcnqm.kernels.shards import replay
 from mcnqm.memory import check_memory
 from mcnqm.optimizers import Number
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import Problem, check_any_problem
 from mcnqm.progress import meter_of
 from mcnqm.record import MAX_STEPS, recorded_steps
 from mcnqm.schedules import Schedule
@@ -44,7 +44,7 @@ DIVERGED_AT = 1e20
 
 
 def simulate(
-    problem: NoisyQuadratic,
+    problem: Problem,
     optimizer: Any,
     batch_size: Number,
     steps: int,
@@ -169,12 +169,7 @@ def simulate(
         ...
     mcnqm.errors.ParameterError: batch_size must be >= 1, got 0.0
     """
-    if not isinstance(problem, NoisyQuadratic):
-        raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
-    if problem.multiplicative_noise.any():
-        raise ParameterError("multiplicative_noise", problem, "be 0 in a simulation")
-    if problem.noise_df is not None:
-        raise ParameterError("noise_df", problem.noise_df, "be None in a simulation")
+    check_any_problem(problem)
     averaged = {} if average is None else {"average": checked_average(average)}
     settings = settings_of(optimizer, batch_size, schedules=True, **averaged)
     last = integer("steps", steps, 0, MAX_STEPS)
@@ -212,9 +207,8 @@ def simulate(
     finally:
         meter.close()
 
-    scale = problem.initial_risk + 0.5 * float(np.sum(problem.multiplicity * problem.noise / problem.curvature))
     with np.errstate(invalid="ignore"):
-        diverged = np.logical_or.accumulate(~(loss <= DIVERGED_AT * scale), axis=-1)
+        diverged = np.logical_or.accumulate(~(loss <= DIVERGED_AT * problem.loss_scale), axis=-1)
     loss[diverged] = np.inf
     sample, reduction = losses._replace(loss=loss).sample, None
     risk, stderr = mean_and_stderr(sample, axis=1)
@@ -350,7 +344,7 @@ def _indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def _attributes(problem: NoisyQuadratic, optimizer: Any, others: dict[str, Any]) -> dict[str, Any]:
+def _attributes(problem: Problem, optimizer: Any, others: dict[str, Any]) -> dict[str, Any]:
     """The configuration, in types that every netCDF version stores."""
     numbers = {k: _plain(v) for k, v in optimizer._asdict().items()}
     config = {

@@ -14,7 +14,7 @@ from mcnqm.errors import ParameterError
 from mcnqm.kernels.forms import kernel_form
 from mcnqm.kernels.updates import rule_of
 from mcnqm.memory import check_memory
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import Problem
 from mcnqm.schedules import Scaled, Segments
 from mcnqm.settings import Settings, Timetable
 
@@ -33,7 +33,7 @@ class Job:
 
     Attributes
     ----------
-    problem : NoisyQuadratic
+    problem : Problem
     optimizer : optimizer
     settings : Settings
         Of the optimizer's hyperparameters and the batch size.
@@ -50,7 +50,7 @@ class Job:
         Of the state and of updates. The second with neither twins nor an average.
     """
 
-    problem: NoisyQuadratic
+    problem: Problem
     optimizer: Any
     settings: Settings
     trajectories: NDArray[np.uint32]

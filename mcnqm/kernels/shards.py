@@ -13,9 +13,10 @@ import mcnqm.kernels.rules  # noqa: F401 - registers the optimizers of the packa
 from mcnqm.compiling import compiled
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.caching import sources
+from mcnqm.kernels.gradients import kind_of
 from mcnqm.kernels.jit import OPTIONS
 from mcnqm.kernels.loops import BY_SETTING, BY_TRAJECTORY, LANES, Shard, advance_kernel
-from mcnqm.kernels.noise import streams
+from mcnqm.kernels.noise import GAUSSIAN, streams
 from mcnqm.kernels.updates import rule_of
 
 __all__ = ["ShardResult", "ShardState", "advance_shard", "new_cancel_flag", "padded", "replay"]
@@ -79,19 +80,24 @@ def new_cancel_flag() -> NDArray[np.uint8]:
 
 @functools.cache
 def _replay_kernel(fingerprint: str) -> Any:
-    def replay(seed, purpose, trajectories, coordinates, out):  # type: ignore[no-untyped-def]
+    def replay(seed, purpose, df, trajectories, coordinates, out):  # type: ignore[no-untyped-def]
         fingerprint  # noqa: B018 - part of the cache's key, see `advance_kernel`
-        streams(seed, purpose, trajectories, coordinates, out)
+        streams(seed, purpose, df, trajectories, coordinates, out)
 
     return compiled(replay, **OPTIONS)
 
 
 def replay(
-    seed: int, purpose: np.uint32, trajectories: NDArray[np.uint32], coordinates: NDArray[np.uint32], steps: int
+    seed: int,
+    purpose: np.uint32,
+    trajectories: NDArray[np.uint32],
+    coordinates: NDArray[np.uint32],
+    steps: int,
+    df: float = GAUSSIAN,
 ) -> NDArray[np.float32]:
-    """The first `steps` normals of streams, shape (trajectories, steps, coordinates)."""
+    """The first `steps` draws of streams, shape (trajectories, steps, coordinates): see `streams`."""
     out = np.empty((trajectories.size, steps, coordinates.size), np.float32)
-    _replay_kernel(sources())(np.uint64(seed), purpose, trajectories, coordinates, out)
+    _replay_kernel(sources())(np.uint64(seed), purpose, df, trajectories, coordinates, out)
     return out
 
 
@@ -175,7 +181,9 @@ def advance_shard(
     out = np.zeros((outputs, shard.record.size, groups, kept, LANES))
     expected = np.zeros((shard.record.size, LANES))
 
-    kernel = advance_kernel(hyper_type, f"{sources()}-{rule.fingerprint}")
+    kind = type(shard.kind) if shard.kind else None
+    of_kind = "" if kind is None else f"-{kind_of(kind).fingerprint}"
+    kernel = advance_kernel(hyper_type, kind, f"{sources()}-{rule.fingerprint}{of_kind}")
     layout = BY_SETTING if by_setting else BY_TRAJECTORY
     flag = new_cancel_flag() if cancel is None else cancel
     flat = (a.reshape(-1) for a in (room, clock, moments, out, expected))

@@ -8,8 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba.extending import register_jitable
 
-__all__ = ["exp", "fma", "number"]
+__all__ = ["exp", "fma", "helper", "number"]
+
+helper = register_jitable(forceinline=True, error_model="numpy", nogil=True, fastmath={"nsz"}, boundscheck=False)
+"""Decorator for what several functions of a landscape have in common: still plain Python, and known to kernels."""
 
 
 def fma(a: Any, b: Any, c: Any) -> Any:
