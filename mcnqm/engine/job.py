@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mcnqm.engine.kinds import check_optimizer, kind_of_problem
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.forms import kernel_form
 from mcnqm.kernels.updates import rule_of
@@ -58,6 +59,10 @@ class Job:
     per_example: bool = False
     cells: int = 0
     dtype: str = "float64"
+
+    def __post_init__(self) -> None:
+        kind_of_problem(self.problem)
+        check_optimizer(self.problem, self.optimizer, *self.form)
 
     @property
     def lanes(self) -> int:

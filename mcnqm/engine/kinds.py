@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.gradients import Rising, check_kind
+from mcnqm.kernels.updates import rule_of
 from mcnqm.problems import Landscape, NoisyQuadratic, Problem, check_any_problem
 
-__all__ = ["KindOfProblem", "kind_of_problem"]
+__all__ = ["KindOfProblem", "check_optimizer", "kind_of_problem"]
 
 
 class KindOfProblem(NamedTuple):
@@ -49,3 +50,16 @@ def kind_of_problem(problem: Problem) -> KindOfProblem:
         bounds = np.column_stack([problem.floor, problem.region])
         return KindOfProblem(kind, np.ones(problem.size), np.stack(problem.numbers, axis=1), bounds)
     raise ParameterError("problem", problem, "be of a kind that simulations know")
+
+
+def check_optimizer(problem: Problem, optimizer: Any, form: type, rows: NDArray[np.float64]) -> None:
+    """Raise `ParameterError` if an optimizer asks for the curvature of a problem that has none."""
+    local = rule_of(form).local
+    if local is None or isinstance(problem, NoisyQuadratic):
+        return
+    make, see = form._make, local.py_func  # type: ignore[attr-defined]
+    for column in np.unique(rows[:-1], axis=1).T.tolist():
+        if tuple(see(make(column), 2.0)) != tuple(see(make(column), 3.0)):
+            name = "precondition" if "precondition" in form._fields else "optimizer"  # type: ignore[attr-defined]
+            value = getattr(optimizer, name, type(optimizer).__name__)
+            raise ParameterError(name, value, "not depend on the curvature: a landscape has none of its own")

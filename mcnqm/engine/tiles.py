@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcnqm.engine.job import Job
+from mcnqm.engine.kinds import kind_of_problem
 from mcnqm.kernels.loops import LANES, Shard
 from mcnqm.kernels.noise import GAUSSIAN
 from mcnqm.kernels.shards import padded
-from mcnqm.engine.kinds import kind_of_problem
 from mcnqm.problems import NoisyQuadratic, Problem
 from mcnqm.statistics import normal_strata
 
@@ -83,8 +83,8 @@ def coordinates_of(problem: Problem, cells: int = 0) -> Coordinates:
     columns = [a[entry] for a in (kind.curvature, noise, problem.initial_mean, problem.initial_std)]
     nothing = np.empty((problem.dim, 0))
     strata = normal_strata(columns[2], columns[3], cells) if cells else (nothing, nothing, nothing)
-    others = (kind.columns[entry], kind.bounds[entry])
-    return Coordinates(np.arange(problem.dim, dtype=np.uint32), *columns, *strata, *others)
+    columns += [*strata, kind.columns[entry], kind.bounds[entry]]
+    return Coordinates(np.arange(problem.dim, dtype=np.uint32), *columns)
 
 
 def blocks_of(problem: Problem, cells: int = 0) -> list[Coordinates]:

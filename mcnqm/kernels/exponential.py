@@ -1,8 +1,9 @@
 """Exponentials that vectorize: powers of two by their bits, the rest by a polynomial.
 
 ``x = k log 2 + f`` with ``|f| <= log(2)/2``, ``exp(x) = 2**k p(f)``. The polynomials are minimax in relative error, of
-degree 11 (3e-18) in float64 and 6 (2e-9) in float32, so that rounding is all there is: within 2 units in the last place.
-Numbers beyond 700 (80 in float32) are taken for those, so that nothing overflows and no result is subnormal.
+degree 11 (3e-18) in float64 and 6 (2e-9) in float32, so that rounding is all there is: less than one unit in the last
+place in float64, and two in float32. Numbers beyond 700 (80 in float32) are taken for those, so that nothing overflows
+and no result is subnormal.
 """
 
 from __future__ import annotations

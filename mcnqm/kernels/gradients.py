@@ -1,7 +1,7 @@
 """One coordinate's loss, gradient and noise, chosen by the type of what describes it.
 
-For the plain quadratic that is a number, the curvature, and its compiled code is a multiplication. For any other kind it
-is the NamedTuple of its numbers, and the functions are those of `mcnqm.problems.landscape`.
+For the plain quadratic that is a number, the curvature, and its compiled code is a multiplication. For any other kind
+it is the NamedTuple of its numbers, and the functions are those of `mcnqm.problems.landscape`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,18 @@ from mcnqm.kernels.jit import fma, load_row, number, scalar
 from mcnqm.kernels.sources import source
 from mcnqm.problems.landscape import Functions, functions_of, give_functions
 
-__all__ = ["Kind", "Rising", "add_loss", "check_kind", "described", "kind_of", "like_of", "pull", "steps_together"]
+__all__ = [
+    "Kind",
+    "Rising",
+    "add_loss",
+    "check_kind",
+    "described",
+    "judged_by",
+    "kind_of",
+    "like_of",
+    "pull",
+    "steps_together",
+]
 
 
 class Rising(NamedTuple):
@@ -69,7 +80,8 @@ def kind_of(numbers: type) -> Kind:
     """The compiled functions of a NamedTuple of numbers."""
     functions = functions_of(numbers)
     shape = (numbers._fields, *map(source, functions))  # type: ignore[attr-defined]
-    return Kind(*map(scalar, functions), hashlib.sha256(repr(shape).encode()).hexdigest()[:16])
+    loss, gradient, variance = map(scalar, functions)
+    return Kind(loss, gradient, variance, hashlib.sha256(repr(shape).encode()).hexdigest()[:16])
 
 
 @functools.cache
@@ -146,7 +158,7 @@ def _like_of(what):
 @overload(pull, jit_options={"forceinline": True})
 def _pull(what, x, push):
     if isinstance(what, types.Float):
-        return lambda what, x, push: fma(what, x, push)
+        return lambda what, x, push: fma(what, x, push)  # noqa: PLW0108 - an overload must return a function
     kind = kind_of(what.instance_class)
     gradient, variance = kind.gradient, kind.variance
 

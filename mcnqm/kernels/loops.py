@@ -122,8 +122,8 @@ class Shard(NamedTuple):
     df : float
         Degrees of freedom of the noise; 0.0 where it is Gaussian.
     kind, wide_kind : tuple
-        () for the plain quadratic, else the NamedTuple of a coordinate's numbers (`mcnqm.kernels.gradients`), of zeros of
-        the type of `zero`, and of float64, in which losses are computed.
+        () for the plain quadratic, else the NamedTuple of a coordinate's numbers (`mcnqm.kernels.gradients`), of zeros
+        of the type of `zero`, and of float64, in which losses are computed.
     numbers : ndarray of float64, shape (coordinates, fields of the kind)
         And then `noise` is 1: the variance of a gradient is the kind's.
     bounds : ndarray of float64, shape (coordinates, 3)
@@ -675,7 +675,9 @@ def advance_kernel(hyper_type: type, kind: type | None, fingerprint: str) -> Any
                 if cancel[0] != 0:
                     break
                 if shard.examples == 0:
-                    fill_batches(calls[:n_calls], owners[:n_calls], shard.coordinates[i], shard.df, shard.seed, words, z)
+                    fill_batches(
+                        calls[:n_calls], owners[:n_calls], shard.coordinates[i], shard.df, shard.seed, words, z
+                    )
                 else:
                     fill_examples(
                         calls[:n_calls],

@@ -9,8 +9,8 @@ first for steps 0 and 1 of the four, the second for steps 2 and 3. With u and b 
     t = sqrt(df (u**(-2/df) - 1)) cos(2 pi b / 2**32)
 
 has df degrees of freedom (Bailey 1994, "Polar generation of random variates with the t-distribution"); it is scaled to
-variance 1. Where u is least, 2**-33, the tail ends, which leaves out the share 2**(-33 (1 - 2/df)) of the variance: 5e-4 at
-3 degrees of freedom, 1 % at 2.5, 10 % at 2.22.
+variance 1. Where u is least, 2**-33, the tail ends, which leaves out the share 2**(-33 (1 - 2/df)) of the variance:
+5e-4 at 3 degrees of freedom, 1 % at 2.5, 10 % at 2.22.
 """
 
 from __future__ import annotations
@@ -147,8 +147,10 @@ def fill_examples(calls, trajectories, coordinate, examples, df, seed, words, z,
 
 @numba.njit(**OPTIONS)
 def streams(seed, purpose, df, trajectories, coordinates, out):
-    """Replay streams into `out`, float32 of shape (trajectory, step, coordinate): of the averaged gradient's noise with
-    `df` degrees of freedom, or of normals with a purpose."""
+    """Replay streams into `out`, float32 of shape (trajectory, step, coordinate).
+
+    Of the averaged gradient's noise with `df` degrees of freedom or, if it is Gaussian, of normals with a purpose.
+    """
     steps = out.shape[1]
     n = (steps + 3) // 4
     calls = np.arange(n).astype(np.uint32)

@@ -102,7 +102,7 @@ def replay(
 
 
 def advance_shard(
-    hyper_type: type,
+    hyper_type: Any,
     by_setting: bool,
     shard: Shard,
     state: ShardState | None = None,
@@ -130,16 +130,16 @@ def advance_shard(
     rule = rule_of(hyper_type)
     if shard.keep > 1 + len(rule.state):
         raise ParameterError("keep", shard.keep, f"be at most {1 + len(rule.state)} for {hyper_type.__name__}")
-    fields = len(hyper_type._fields)  # type: ignore[attr-defined]
-    wide_p = hyper_type._make([1.0] * fields)  # type: ignore[attr-defined]
-    like_p = hyper_type._make([shard.zero] * fields)  # type: ignore[attr-defined]
+    fields = len(hyper_type._fields)
+    wide_p = hyper_type._make([1.0] * fields)
+    like_p = hyper_type._make([shard.zero] * fields)
     like_s = (shard.zero,) * len(rule.state)
     like_k = rule.clock_start
     like_c: tuple[Any, ...] = ()
     if rule.clock is not None:
-        first = hyper_type._make(shard.settings[:fields, 0].tolist())  # type: ignore[attr-defined]
+        first = hyper_type._make(shard.settings[:fields, 0].tolist())
         with np.errstate(all="ignore"):  # only how many there are counts; what is scheduled may be out of range here
-            like_c = (shard.zero,) * len(rule.clock.py_func(first, like_k)[1])  # type: ignore[attr-defined]
+            like_c = (shard.zero,) * len(rule.clock.py_func(first, like_k)[1])
     cells = shard.share.shape[1]
     twin = rule.twin if cells else None
     if cells and twin is None:
@@ -148,8 +148,8 @@ def advance_shard(
     like_y: tuple[float, ...] = () if twin is None else (0.0,) * len(twin.state)
     like_a: tuple[float, ...] = ()
     if twin is not None:
-        first = hyper_type._make(shard.settings[:fields, 0].tolist())  # type: ignore[attr-defined]
-        like_a = (0.0,) * len(twin.rates.py_func(first, like_c, 1.0, 1.0, like_f)[1])  # type: ignore[attr-defined]
+        first = hyper_type._make(shard.settings[:fields, 0].tolist())
+        like_a = (0.0,) * len(twin.rates.py_func(first, like_c, 1.0, 1.0, like_f)[1])
 
     trajectories, settings = shard.trajectories.size, shard.n_settings
     wide = _padded(shard, by_setting)
@@ -181,7 +181,7 @@ def advance_shard(
     out = np.zeros((outputs, shard.record.size, groups, kept, LANES))
     expected = np.zeros((shard.record.size, LANES))
 
-    kind = type(shard.kind) if shard.kind else None
+    kind: Any = type(shard.kind) if shard.kind else None
     of_kind = "" if kind is None else f"-{kind_of(kind).fingerprint}"
     kernel = advance_kernel(hyper_type, kind, f"{sources()}-{rule.fingerprint}{of_kind}")
     layout = BY_SETTING if by_setting else BY_TRAJECTORY
