@@ -139,7 +139,7 @@ def advance_shard(
     if rule.clock is not None:
         first = hyper_type._make(shard.settings[:fields, 0].tolist())
         with np.errstate(all="ignore"):  # only how many there are counts; what is scheduled may be out of range here
-            like_c = (shard.zero,) * len(rule.clock.py_func(first, like_k)[1])
+            like_c = (shard.zero,) * len(rule.clock.py_func(first, like_k)[1])  # type: ignore[attr-defined]
     cells = shard.share.shape[1]
     twin = rule.twin if cells else None
     if cells and twin is None:
@@ -149,7 +149,7 @@ def advance_shard(
     like_a: tuple[float, ...] = ()
     if twin is not None:
         first = hyper_type._make(shard.settings[:fields, 0].tolist())
-        like_a = (0.0,) * len(twin.rates.py_func(first, like_c, 1.0, 1.0, like_f)[1])
+        like_a = (0.0,) * len(twin.rates.py_func(first, like_c, 1.0, 1.0, like_f)[1])  # type: ignore[attr-defined]
 
     trajectories, settings = shard.trajectories.size, shard.n_settings
     wide = _padded(shard, by_setting)
