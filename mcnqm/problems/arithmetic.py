@@ -5,11 +5,24 @@ In plain Python, and on arrays, these are NumPy. Inside a kernel `mcnqm.kernels.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
+from numba.extending import register_jitable
 
-__all__ = ["exp", "fma", "number"]
+__all__ = ["exp", "fma", "helper", "number"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def helper(function: F) -> F:
+    """Make a function known to kernels, for what several functions of a landscape have in common.
+
+    It stays a plain Python function.
+    """
+    options = {"forceinline": True, "error_model": "numpy", "nogil": True, "fastmath": {"nsz"}, "boundscheck": False}
+    return cast("F", register_jitable(**options)(function))
 
 
 def fma(a: Any, b: Any, c: Any) -> Any:

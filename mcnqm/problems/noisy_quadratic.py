@@ -15,7 +15,7 @@ from mcnqm.errors import ParameterError
 from mcnqm.memory import check_memory
 from mcnqm.problems.problem import Problem, counts, frozen, not_huge, not_tiny, shaped, span
 
-__all__ = ["NoisyQuadratic"]
+__all__ = ["NoisyQuadratic", "checked_degrees"]
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -110,7 +110,7 @@ class NoisyQuadratic(Problem):
         self._set("multiplicity", counts(shape, of, multiplicity))
         slope = shaped(shape, of, "multiplicative_noise", nonnegative, multiplicative_noise)
         self._set("multiplicative_noise", slope)
-        object.__setattr__(self, "noise_df", _degrees(noise_df))
+        object.__setattr__(self, "noise_df", checked_degrees(noise_df))
         not_tiny.check("curvature", h)
         for name in ("curvature", "noise", "initial_mean", "initial_std", "multiplicative_noise"):
             not_huge.check(name, getattr(self, name))
@@ -358,7 +358,8 @@ _MOST_BINS = 2**50
 """Finer bins than this separate nothing more in double precision."""
 
 
-def _degrees(value: Any) -> float | None:
+def checked_degrees(value: Any) -> float | None:
+    """Degrees of freedom of a noise of finite variance, None for a Gaussian one; or `ParameterError`."""
     if value is None:
         return None
     allowed = "be None for Gaussian noise, or a number > 2: with fewer degrees of freedom there is no variance"

@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 
 from mcnqm.domains import choice, finite, integer, nonnegative, positive
 from mcnqm.errors import ParameterError
-from mcnqm.problems.arithmetic import exp, number
+from mcnqm.problems.arithmetic import exp, helper, number
 from mcnqm.problems.landscape import Landscape, give_functions, landscape
 from mcnqm.problems.problem import frozen, shaped
 
@@ -86,6 +86,7 @@ class _Wells(NamedTuple):
     sharpness: Any
 
 
+@helper
 def _two_parabolas(theta: Any, p: Any) -> Any:
     """Distance from each parabola's center, and how much higher the sharp one is here."""
     left, right = theta - p.sharp_center, theta - p.wide_center

@@ -216,7 +216,7 @@ def run(
     def predict(label: str) -> None:
         """The theory of one optimizer, from the largest batch size on: each tells the next."""
         contender, known, b = config.contenders[label], theory[label], sizes[-1]
-        route_at = _theory_of(contender)
+        route_at = _theory_of(config.problem, contender)
         try:
             for b in reversed(sizes):
                 gate.check()
@@ -313,9 +313,9 @@ def _families(contenders: Mapping[str, Contender]) -> list[list[str]]:
     return list(families.values())
 
 
-def _theory_of(contender: Contender) -> Callable[[NoisyQuadratic, float, float], Route] | None:
+def _theory_of(problem: NoisyQuadratic, contender: Contender) -> Callable[[NoisyQuadratic, float, float], Route] | None:
     """The theory for a contender whose rate alone is tuned."""
-    return theory_of(contender.optimizer) if len(contender.search) == 1 else None
+    return theory_of(problem, contender.optimizer) if len(contender.search) == 1 else None
 
 
 def _start(
@@ -357,7 +357,9 @@ def _labelled(
     labels = list(config.contenders)
     simulated = {
         label: {
-            b: checked(one, theory[label][b], exact=_theory_name(c) == "exact", max_steps=config.max_steps)
+            b: checked(
+                one, theory[label][b], exact=_theory_name(config.problem, c) == "exact", max_steps=config.max_steps
+            )
             for b, one in simulated[label].items()
         }
         for label, c in config.contenders.items()
@@ -429,7 +431,7 @@ def _labelled(
             "optimizer": np.array(labels),
             "bound": list(BOUNDS),
             "batch_size": ("batch_size", batch, {"units": "examples"}),
-            "theory": ("optimizer", [_theory_name(c) for c in config.contenders.values()]),
+            "theory": ("optimizer", [_theory_name(config.problem, c) for c in config.contenders.values()]),
         },
         attrs={
             "target": config.target,
@@ -443,8 +445,8 @@ def _labelled(
     )
 
 
-def _theory_name(contender: Contender) -> str:
-    kind = _theory_of(contender)
+def _theory_name(problem: NoisyQuadratic, contender: Contender) -> str:
+    kind = _theory_of(problem, contender)
     return "none" if kind is None else "exact" if kind is exact_route else "mean field"
 
 

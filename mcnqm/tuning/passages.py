@@ -18,7 +18,7 @@ from mcnqm.engine import Job, Pool, has_twin, twin_cells
 from mcnqm.errors import ParameterError
 from mcnqm.flags import flag_attrs
 from mcnqm.optimizers import SGD, Lion, Number, numeric_fields
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import Problem, check_any_problem, is_quadratic, unknown_to_twins
 from mcnqm.progress import meter_of
 from mcnqm.record import MAX_STEPS
 from mcnqm.settings import Settings, settings_of
@@ -31,7 +31,7 @@ __all__ = ["race_of", "steps_to_target", "whole_steps"]
 
 
 def steps_to_target(
-    problem: NoisyQuadratic,
+    problem: Problem,
     optimizer: Any,
     batch_size: Number,
     target: Number = 0.01,
@@ -42,7 +42,7 @@ def steps_to_target(
     seed: int = 0,
     max_steps: int = 2**22,
     patience: float | None = None,
-    control_variate: bool = True,
+    control_variate: bool | None = None,
     average: Any = None,
     dtype: str = "float64",
     executor: Executor | None = None,
@@ -53,7 +53,8 @@ def steps_to_target(
 
     Parameters
     ----------
-    problem : NoisyQuadratic
+    problem : NoisyQuadratic or landscape
+        Landscapes by simulation alone. There the risk is that of the loss above its least (see `mcnqm.simulate`).
     optimizer : optimizer
         Hyperparameters may be swept, and change with the step (`mcnqm.schedules`); all settings advance together, on
         common random numbers.
@@ -74,9 +75,9 @@ def steps_to_target(
         Where to give up.
     patience : float, optional
         Once some setting has hit after t steps, the others stop at ``patience * t``.
-    control_variate : bool
-        Estimate the risk of an adaptive optimizer with the help of its mean-field twin (see `mcnqm.simulate`). Not
-        with an average.
+    control_variate : bool, optional
+        Estimate the risk of an adaptive optimizer with the help of its mean-field twin (see `mcnqm.simulate`). By
+        default where there is a twin; not with an average, multiplicative noise or a landscape.
     average : Number, optional
         Weight of the past in an average of the iterates, or a schedule of it, as for `mcnqm.simulate`: the target is
         the average's. Not by ``"mean-field"``.
@@ -142,13 +143,14 @@ def steps_to_target(
     """
     choice("method", method, ("simulate", "analytic", "mean-field"))
     choice("dtype", dtype, ("float64", "float32"))
+    quadratic: Any = problem  # which theory checks
     if method == "analytic":
-        return analytic.steps_to_target(problem, optimizer, batch_size, target, max_steps=max_steps, average=average)
+        return analytic.steps_to_target(quadratic, optimizer, batch_size, target, max_steps=max_steps, average=average)
     if method == "mean-field":
         if average is not None:
             raise ParameterError("average", average, "be None in the mean field")
         return analytic.mean_field.steps_to_target(
-            problem, optimizer, batch_size, target, max_steps=max_steps, patience=patience
+            quadratic, optimizer, batch_size, target, max_steps=max_steps, patience=patience
         )
     race, settings = race_of(
         problem, optimizer, batch_size, target, trajectories=trajectories, replicates=replicates, seed=seed,
@@ -173,7 +175,7 @@ def steps_to_target(
     values = settings.values
     if "batch_size" not in settings.schedules:
         flags |= check_bound(problem, values["batch_size"], values["target"], interval[:, 1])
-    if has_theory(optimizer) and not settings.schedules and average is None:
+    if has_theory(problem, optimizer) and not settings.schedules and average is None:
         theory = theoretical_steps(problem, optimizer, batch_size, target).transpose(*settings.dims).values.reshape(-1)
         # Who was given up, or would have been, says nothing.
         late = np.isin(result.reason, (REASONS.index("overtaken"), REASONS.index("step limit")))
@@ -207,7 +209,7 @@ def steps_to_target(
 
 
 def race_of(
-    problem: NoisyQuadratic,
+    problem: Problem,
     optimizer: Any,
     batch_size: Number,
     target: Number,
@@ -217,7 +219,7 @@ def race_of(
     seed: int,
     max_steps: int,
     patience: float | None = None,
-    control_variate: bool = True,
+    control_variate: bool | None = None,
     average: Any = None,
     dtype: str = "float64",
     certain: bool = False,
@@ -227,8 +229,7 @@ def race_of(
 
     `first` is the number of the first trajectory: others have noise of their own.
     """
-    if not isinstance(problem, NoisyQuadratic):
-        raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
+    check_any_problem(problem)
     positive.check("target", getattr(target, "values", target))
     averaged = {} if average is None else {"average": checked_average(average)}
     settings = settings_of(optimizer, batch_size, schedules=True, **averaged, target=target)
@@ -244,11 +245,14 @@ def race_of(
     single = dtype == "float32"
     if single and average is not None:
         raise ParameterError("average", average, "be None with dtype='float32'")
-    if not isinstance(control_variate, (bool, np.bool_)):
-        raise ParameterError("control_variate", control_variate, "be True or False")
+    if control_variate is not None and not isinstance(control_variate, (bool, np.bool_)):
+        raise ParameterError("control_variate", control_variate, "be True, False or None")
+    if control_variate and (unknown := unknown_to_twins(problem)) is not None:
+        raise ParameterError("control_variate", control_variate, f"be False with {unknown}")
+    control_variate = unknown_to_twins(problem) is None if control_variate is None else control_variate
     twins = control_variate and average is None and has_twin(optimizer) and not single
     cells = twin_cells(each * count) if twins else 0
-    known = isinstance(optimizer, SGD) and not settings.schedules and average is None
+    known = is_quadratic(problem) and isinstance(optimizer, SGD) and not settings.schedules and average is None
     settle_from = max((table.settles for table in settings.schedules.values()), default=0.0)
     race = Race(
         Job(
@@ -283,7 +287,7 @@ _FADED = 1e-4
 """An oscillation that is this small beside the target has faded."""
 
 
-def _swings_until(problem: NoisyQuadratic, optimizer: Any, settings: Settings, targets: NDArray[np.float64]) -> Any:
+def _swings_until(problem: Problem, optimizer: Any, settings: Settings, targets: NDArray[np.float64]) -> Any:
     """Until which step momentum may make the risk oscillate: its modes fade like beta**t in the risk."""
     name = next((name for name in ("momentum", "beta1") if name in settings.values), None)
     if name is None:
@@ -300,7 +304,7 @@ def _swings_until(problem: NoisyQuadratic, optimizer: Any, settings: Settings, t
         )
 
 
-def _exact_risk(problem: NoisyQuadratic, optimizer: Any, settings: Settings) -> Swing:
+def _exact_risk(problem: Any, optimizer: Any, settings: Settings) -> Swing:
     """The exact risk of settings of SGD: only to know how it swings, never for its value."""
 
     def swing(which: NDArray[np.int64], record: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -313,10 +317,10 @@ def _exact_risk(problem: NoisyQuadratic, optimizer: Any, settings: Settings) -> 
 
 
 def _may_settle(
-    problem: NoisyQuadratic, optimizer: Any, settings: Settings, targets: NDArray[np.float64], settle_from: float
+    problem: Any, optimizer: Any, settings: Settings, targets: NDArray[np.float64], settle_from: float
 ) -> NDArray[np.bool_] | None:
     """Settings whose steady state, once their schedules have settled, is above the target, where that is known."""
-    if not isinstance(optimizer, SGD) or np.isinf(settle_from):
+    if not is_quadratic(problem) or not isinstance(optimizer, SGD) or np.isinf(settle_from):
         return None
     last = {name: values.copy() for name, values in settings.values.items()}
     for name, table in settings.schedules.items():

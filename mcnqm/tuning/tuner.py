@@ -17,7 +17,7 @@ from mcnqm.engine import Pool, may_join
 from mcnqm.errors import ParameterError
 from mcnqm.flags import Flag, flag_attrs
 from mcnqm.optimizers import Number, domain_of, numeric_fields
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import Problem, check_any_problem
 from mcnqm.progress import NoMeter
 from mcnqm.schedules import Schedule
 from mcnqm.settings import batch_size_domain, settings_of
@@ -162,7 +162,7 @@ def checked(tuned: Tuned, theory: Tuned | None, *, exact: bool, max_steps: float
 
 
 def tune(
-    problem: NoisyQuadratic,
+    problem: Problem,
     optimizer: Any,
     search: Mapping[str, tuple[float, float]],
     *,
@@ -181,7 +181,8 @@ def tune(
 
     Parameters
     ----------
-    problem : NoisyQuadratic
+    problem : NoisyQuadratic or landscape
+        Landscapes by simulation alone.
     optimizer : optimizer
         With scalar hyperparameters; those in `search` are replaced.
     search : mapping of str to (low, high)
@@ -251,8 +252,7 @@ def tune(
     >>> bool(abs(simulated.steps / best.steps - 1) < 0.05), bool(best.at_edge)
     (True, False)
     """
-    if not isinstance(problem, NoisyQuadratic):
-        raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
+    check_any_problem(problem)
     fields = numeric_fields(optimizer)
     if not isinstance(search, Mapping) or not search:
         raise ParameterError("search", search, 'look like {"lr": (1e-3, 1.0)}')
@@ -286,7 +286,7 @@ def tune(
         batch = xr.DataArray(plain, dims=along, coords=dict.fromkeys(along, plain))
     sizes = batch.values.reshape(-1).tolist()
     if method == "simulate":
-        searches, known, theory = {}, {}, theory_of(optimizer, bounds)
+        searches, known, theory = {}, {}, theory_of(problem, optimizer, bounds)
         for k, b in enumerate(sizes):
             route, guide = SimulatedRoute(problem, b, target, options, pool), None
             if len(bounds) == 1 and theory is not None:
@@ -298,9 +298,10 @@ def tune(
         exact, limit = theory is exact_route, float(max_steps)
         results = [checked(found[k], known.get(k), exact=exact, max_steps=limit) for k in range(len(sizes))]
     else:
+        quadratic: Any = problem  # which theory checks
         exactly = exact_route if method == "analytic" else mean_field_route
         results = [
-            checked(tune_one(exactly(problem, b, target), optimizer, bounds, seed=seed), None, exact=True)
+            checked(tune_one(exactly(quadratic, b, target), optimizer, bounds, seed=seed), None, exact=True)
             for b in sizes
         ]
 
