@@ -4,7 +4,7 @@ Nothing here simulates, and nothing here knows the simulation; each is the other
 ``docs/analytic.md`` derives.
 """
 
-from mcnqm.analytic import mean_field
+from mcnqm.analytic import chain, mean_field
 from mcnqm.analytic.bounds import bayes_bound, information_bound, theorem1
 from mcnqm.analytic.diffusion import sde_risk
 from mcnqm.analytic.noise_scales import greedy_lr, noise_scale
@@ -16,6 +16,7 @@ from mcnqm.analytic.transition import transition
 
 __all__ = [
     "bayes_bound",
+    "chain",
     "convergence_rate",
     "greedy_lr",
     "information_bound",

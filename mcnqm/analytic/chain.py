@@ -41,7 +41,7 @@ Array = NDArray[np.float64]
 _TOLERANCE = 1e-8
 _MOST_STEPS = 2**40
 _LEVELS = 6
-_LOST = 1e-9
+_LOST = 1e-8
 _WELLS = ["sharp", "wide"]
 _SHARE = {"units": "1", "long_name": "chance to be in the well"}
 _PER_STEP = {"units": "steps"}
@@ -91,8 +91,8 @@ def risk(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, record: A
     at = recorded_steps(steps, record, limit=_MOST_STEPS)
     flat, worst, nodes = np.zeros((settings.size, at.size)), 0.0, 0
     for s, _, coordinate, entries in coordinates_of(problem, settings):
-        values, error, count = _refined(coordinate, lambda chain, level: _along(chain, level, at)[:1])
-        flat[s] += problem.multiplicity[entries].sum() * values[0]
+        values, error, count = _refined(coordinate, lambda chain, level: _along(chain, level, at, 0))
+        flat[s] += problem.multiplicity[entries].sum() * values
         worst, nodes = max(worst, error), max(nodes, count)
     data = xr.DataArray(settings.unflatten(flat), dims=(*settings.dims, "step"), attrs=LOSS)
     return _answer({"risk": data}, settings, problem, optimizer, worst, nodes, at)
@@ -131,8 +131,8 @@ def occupancy(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, reco
     at = recorded_steps(steps, record, limit=_MOST_STEPS)
     flat, worst, nodes = np.zeros((settings.size, at.size)), 0.0, 0
     for s, _, coordinate, entries in coordinates_of(problem, settings):
-        values, error, count = _refined(coordinate, lambda chain, level: _along(chain, level, at)[1:], unit=1.0)
-        flat[s] += problem.multiplicity[entries].sum() / problem.dim * values[0]
+        values, error, count = _refined(coordinate, lambda chain, level: _along(chain, level, at, 1))
+        flat[s] += problem.multiplicity[entries].sum() / problem.dim * values
         worst, nodes = max(worst, error), max(nodes, count)
     data = _wells(flat, settings, ("step",))
     return _answer({"occupancy": data}, settings, problem, optimizer, worst, nodes, at).assign_coords(well=_WELLS)
@@ -304,8 +304,8 @@ def survival(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, recor
     for s, _, coordinate, entries in coordinates_of(problem, settings):
         well = _well(coordinate)
         call = lambda chain, level, well=well: _surviving(chain, level, at, well)  # noqa: E731
-        values, error, count = _refined(coordinate, call, unit=1.0)
-        flat[s, entries] = values[0]
+        values, error, count = _refined(coordinate, call)
+        flat[s, entries] = values
         worst, nodes = max(worst, error), max(nodes, count)
     several = problem.size > 1
     data = xr.DataArray(
@@ -319,17 +319,14 @@ def survival(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, recor
 # ------------------------------------------------------------------------------------------------------ one coordinate
 
 
-def _refined(
-    coordinate: Coordinate, ask: Callable[[Chain, int], Array], unit: float | None = None
-) -> tuple[Array, float, int]:
-    """An answer, its change when the grid was last halved, in terms of `unit` or else of itself, and the nodes."""
+def _refined(coordinate: Coordinate, ask: Callable[[Chain, int], tuple[Array, Any]]) -> tuple[Array, float, int]:
+    """An answer, its change when the grid was last halved, in the units that come with it, and the nodes."""
     window = window_of(coordinate)
-    before = ask(chain_on(coordinate, window, 0), 0)
+    before, _ = ask(chain_on(coordinate, window, 0), 0)
     for level in range(1, _LEVELS):
         chain = chain_on(coordinate, window, level)
-        now = ask(chain, level)
-        scale = unit if unit is not None else np.max(np.abs(now), axis=-1, keepdims=True) if now.ndim > 1 else np.abs(now)
-        error = float(np.max(np.abs(now - before) / np.where(scale == 0, 1.0, scale)))
+        now, unit = ask(chain, level)
+        error = float(np.max(np.abs(now - before) / unit))
         if error <= _TOLERANCE:
             return now, error, chain.x.size
         before = now
@@ -337,8 +334,8 @@ def _refined(
     raise ParameterError("lr", coordinate.lr, allowed)
 
 
-def _along(chain: Chain, level: int, at: NDArray[np.int64]) -> Array:
-    """Risk, and chance to be beyond the barrier, at steps, shape (2, steps)."""
+def _along(chain: Chain, level: int, at: NDArray[np.int64], which: int) -> tuple[Array, Any]:
+    """Risk (`which` = 0) or chance to be beyond the barrier (1) at steps, with its unit."""
     coordinate = chain.coordinate
     out = np.empty((2, at.size))
     begin, share = start_of(coordinate, level)
@@ -355,20 +352,24 @@ def _along(chain: Chain, level: int, at: NDArray[np.int64]) -> Array:
         low, high = chain.window
         allowed = f"lie in the quadrature's range [{low:.6g}, {high:.6g}], and so that steps stay in it"
         raise ParameterError("initial_mean", coordinate.start[0], allowed)
-    return out
+    return out[which], np.maximum(out[0], 1e-300) if which == 0 else 1.0
 
 
 def _beyond(coordinate: Coordinate, x: Array, law: Array) -> float:
     return 0.0 if coordinate.barrier is None else float(law[x > coordinate.barrier].sum())
 
 
-def _settled(chain: Chain, place: Array | None) -> Array:
+def _settled(chain: Chain, place: Array | None) -> tuple[Array, Any]:
+    """Risk, chance to be beyond the barrier, and densities, with their units."""
     law, coordinate = chain.stationary(), chain.coordinate
     out = [float(law @ coordinate.loss(chain.x)), _beyond(coordinate, chain.x, law)]
     if place is not None:
         z = (place[:, np.newaxis] - chain.mean) / chain.spread
         out.extend(np.exp(-0.5 * z * z) @ (law / (chain.spread * np.sqrt(2.0 * np.pi))))
-    return np.array(out)
+    values = np.array(out)
+    unit = np.ones(values.size)
+    unit[0], unit[2:] = values[0], np.max(values[2:], initial=0.0) or 1.0
+    return values, unit
 
 
 def _well(coordinate: Coordinate) -> int:
@@ -388,29 +389,30 @@ def _inside(chain: Chain, well: int) -> tuple[Chain, Array]:
     return part, ndtr((barrier - part.mean) / part.spread)
 
 
-def _escape(chain: Chain, well: int) -> Array:
+def _escape(chain: Chain, well: int) -> tuple[Array, Any]:
     part, leave = _inside(chain, well)
     times = banded.absorption_times(part.band.copy(), part.width, leave)
     # From the minimum itself: one step, and what is left from where that leads.
     begin = np.array([chain.coordinate.minima[well]])
-    return np.array([1.0 + part.first_step(begin, np.ones(1)) @ times])
+    steps = np.array([1.0 + part.first_step(begin, np.ones(1)) @ times])
+    return steps, steps
 
 
-def _surviving(chain: Chain, level: int, at: NDArray[np.int64], well: int) -> Array:
+def _surviving(chain: Chain, level: int, at: NDArray[np.int64], well: int) -> tuple[Array, Any]:
     part, leave = _inside(chain, well)
     barrier = chain.coordinate.barrier
     assert barrier is not None
     begin, share = start_of(chain.coordinate, level)
     inside = begin < barrier if well == 0 else begin > barrier
     law, done = part.first_step(begin[inside], share[inside]), 1
-    out = np.empty((1, at.size))
+    out = np.empty(at.size)
     for k, step in enumerate(at.tolist()):
         if step == 0:
-            out[0, k] = share[inside].sum()
+            out[k] = share[inside].sum()
             continue
         law, done = part.later(law, step - done, leave), step
-        out[0, k] = law.sum()
-    return out
+        out[k] = law.sum()
+    return out, 1.0
 
 
 # ------------------------------------------------------------------------------------------------------------- labels

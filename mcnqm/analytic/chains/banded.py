@@ -15,27 +15,23 @@ from numpy.typing import NDArray
 
 from mcnqm.analytic._jit import njit
 
-__all__ = ["absorption_times", "advance", "dense", "fill", "stationary"]
+__all__ = ["absorption_times", "advance", "bandwidth", "dense", "fill", "stationary"]
 
 Array = NDArray[np.float64]
 
-_REACH = 9.5
-"""Standard deviations beyond which a step is not followed: 2e-21 of it."""
-
-
 @njit
-def bandwidth(x: Array, mean: Array, spread: Array) -> int:
-    """How many nodes to either side a step may go."""
+def bandwidth(x: Array, mean: Array, spread: Array, reach: float) -> int:
+    """How many nodes to either side a step may go, that many standard deviations far."""
     width = 1
     for i in range(x.size):
-        low = np.searchsorted(x, mean[i] - _REACH * spread[i])
-        high = np.searchsorted(x, mean[i] + _REACH * spread[i]) - 1
+        low = np.searchsorted(x, mean[i] - reach * spread[i])
+        high = np.searchsorted(x, mean[i] + reach * spread[i]) - 1
         width = max(width, i - low, high - i)
     return min(width, x.size - 1)
 
 
 @njit
-def fill(x: Array, weight: Array, mean: Array, spread: Array, width: int) -> Array:
+def fill(x: Array, weight: Array, mean: Array, spread: Array, width: int, reach: float) -> Array:
     """Chances to go from node i to node i + k - width, shape (nodes, 2 * width + 1); the diagonal is left at 0."""
     n = x.size
     band = np.zeros((n, 2 * width + 1))
@@ -43,7 +39,7 @@ def fill(x: Array, weight: Array, mean: Array, spread: Array, width: int) -> Arr
         scale = 1.0 / (spread[i] * math.sqrt(2.0 * math.pi))
         for j in range(max(0, i - width), min(n, i + width + 1)):
             z = (x[j] - mean[i]) / spread[i]
-            if j != i and abs(z) <= _REACH:
+            if j != i and abs(z) <= reach:
                 band[i, j - i + width] = scale * math.exp(-0.5 * z * z) * weight[j]
     return band
 

@@ -29,10 +29,10 @@ _MOST_ENTRIES = 30_000_000
 """Of a band: 240 MB."""
 
 _SPOTS = 20_001
-_DEPTH = 45.0
-"""How far below its largest value the SDE's stationary density lies at the ends of the first window: 3e-20."""
+_DEPTH = 50.0
+"""How far below its largest value the SDE's stationary density lies at the ends of the first window: 2e-22."""
 
-_FLUX = 1e-15
+_FLUX = 1e-20
 """Chance of a step beyond the window, in the stationary law, that is let pass."""
 
 _FAR = 9.5
@@ -69,9 +69,24 @@ class Chain:
     _powers: dict[str, list[tuple[Array, Array]]] = field(default_factory=dict)
 
     @cached_property
+    def reach(self) -> float:
+        """Standard deviations beyond which a step is not followed.
+
+        An escape over a barrier of S temperatures happens at about exp(-S) a step, and so may a single step that makes
+        it; what is left out is rarer by another 3e-20.
+        """
+        coordinate, height = self.coordinate, 0.0
+        if coordinate.barrier is not None:
+            place = np.array([*coordinate.minima, coordinate.barrier])
+            loss = coordinate.loss(place)
+            temperature = 0.5 * coordinate.lr / coordinate.batch_size * float(coordinate.variance(place).min())
+            height = float(loss[2] - loss[:2].min()) / temperature
+        return float(np.sqrt(2.0 * (45.0 + height)))
+
+    @cached_property
     def width(self) -> int:
         """Half width of the band."""
-        width = int(banded.bandwidth(self.x, self.mean, self.spread))
+        width = int(banded.bandwidth(self.x, self.mean, self.spread, self.reach))
         if self.x.size * (2.0 * width + 1.0) > _MOST_ENTRIES:
             raise _too_fine(self.coordinate, self.x.size)
         return width
@@ -80,7 +95,7 @@ class Chain:
     def band(self) -> Array:
         """The transition matrix, as `mcnqm.analytic.chains.banded` keeps it."""
         check_memory(16.0 * self.x.size * (2 * self.width + 1), "transition matrices", "lr", self.coordinate.lr)
-        return banded.fill(self.x, self.weight, self.mean, self.spread, self.width)  # type: ignore[no-any-return]
+        return banded.fill(self.x, self.weight, self.mean, self.spread, self.width, self.reach)  # type: ignore[no-any-return]
 
     @cached_property
     def out(self) -> Array:
@@ -142,14 +157,14 @@ def _too_fine(coordinate: Coordinate, nodes: float) -> ParameterError:
 def window_of(coordinate: Coordinate) -> tuple[float, float]:
     """Ends of a window that the stationary law and the first step do not leave."""
     low, high = _first_window(coordinate)
-    for _ in range(60):
+    for _ in range(80):
         chain = chain_on(coordinate, (low, high), 0)
         law = chain.stationary()
         below = float(law @ ndtr((low - chain.mean) / chain.spread))
         above = float(law @ ndtr((chain.mean - high) / chain.spread))
         if below <= _FLUX and above <= _FLUX:
             return low, high
-        reach = 0.25 * (high - low)
+        reach = 0.06 * (high - low)
         wider = (
             max(low - reach * (below > _FLUX), coordinate.bounds[0]),
             min(high + reach * (above > _FLUX), coordinate.bounds[1]),
