@@ -14,7 +14,7 @@ from mcnqm.analytic.linear.maps import MAX_STEPS, linear_map, linear_settings, m
 from mcnqm.analytic.transient import curves
 from mcnqm.domains import Domain, nonnegative, positive
 from mcnqm.errors import ParameterError
-from mcnqm.problems import NoisyQuadratic, check_problem
+from mcnqm.problems import NoisyQuadratic, check_constant_noise, check_problem
 from mcnqm.record import recorded_steps
 
 __all__ = ["bayes_bound", "information_bound", "theorem1"]
@@ -64,6 +64,7 @@ def theorem1(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
     (array([1.5018, 0.9809, 0.121 ]), array([1.4645, 0.954 , 0.1188]))
     """
     check_problem(problem)
+    check_constant_noise(problem, "Theorem 1 is about additive noise; analytic.risk is exact", normal=False)
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = linear_settings(optimizer, batch_size)
     if optimizer.nesterov:
@@ -129,6 +130,7 @@ def information_bound(problem: NoisyQuadratic, examples: Any) -> xr.Dataset:
     array([0.05 , 0.005])
     """
     check_problem(problem)
+    check_constant_noise(problem, "the bound is that of additive normal noise")
     label, N = _examples(examples, positive)
     sum_ = math.fsum(problem.multiplicity * (problem.noise / problem.curvature))
     return _bound(problem, label, 0.5 * sum_ / N, "risk of the maximum-likelihood estimate")
@@ -171,6 +173,7 @@ def bayes_bound(problem: NoisyQuadratic, examples: Any) -> xr.Dataset:
     array([2.59369, 0.34533, 0.00497])
     """
     check_problem(problem)
+    check_constant_noise(problem, "the bound is that of additive normal noise")
     label, N = _examples(examples, nonnegative)
     h, c, s2 = problem.curvature, problem.noise, problem.initial_std**2
     flat = np.empty(N.size)

@@ -185,7 +185,7 @@ def stationary(problem: Any, optimizer: Any, batch_size: Any, *, positions: Any 
     for s, _, coordinate, entries in coordinates_of(problem, settings):
         count = problem.multiplicity[entries].sum()
         wells = coordinate.barrier is not None
-        found, error, many = _refined(coordinate, lambda chain, level: _settled(chain, place))
+        found, error, many = _refined(coordinate, lambda chain, level: _settled(chain, place), settles=True)
         x, law = sde_law(coordinate, window_of(coordinate))
         values = (found[0], law @ coordinate.loss(x), found[1] / problem.dim, _beyond(coordinate, x, law) / problem.dim)
         flat[s] += count * np.array(values)
@@ -253,7 +253,7 @@ def escape_steps(problem: Any, optimizer: Any, batch_size: Any) -> xr.Dataset:
     for s, _, coordinate, entries in coordinates_of(problem, settings):
         well = _well(coordinate)
         values, error, count = _refined(coordinate, lambda chain, level, well=well: _escape(chain, well))
-        theory = sde_escape(coordinate, window_of(coordinate), well)
+        theory = sde_escape(coordinate, window_of(coordinate, settles=False), well)
         for k, name in enumerate(names):
             found[k, s, entries] = values[0] if name == "steps" else theory[name]
         worst, nodes = max(worst, error), max(nodes, count)
@@ -319,9 +319,11 @@ def survival(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, recor
 # ------------------------------------------------------------------------------------------------------ one coordinate
 
 
-def _refined(coordinate: Coordinate, ask: Callable[[Chain, int], tuple[Array, Any]]) -> tuple[Array, float, int]:
+def _refined(
+    coordinate: Coordinate, ask: Callable[[Chain, int], tuple[Array, Any]], settles: bool = False
+) -> tuple[Array, float, int]:
     """An answer, its change when the grid was last halved, in the units that come with it, and the nodes."""
-    window = window_of(coordinate)
+    window = window_of(coordinate, settles)
     before, _ = ask(chain_on(coordinate, window, 0), 0)
     for level in range(1, _LEVELS):
         chain = chain_on(coordinate, window, level)
@@ -391,7 +393,7 @@ def _inside(chain: Chain, well: int) -> tuple[Chain, Array]:
 
 def _escape(chain: Chain, well: int) -> tuple[Array, Any]:
     part, leave = _inside(chain, well)
-    times = banded.absorption_times(part.band.copy(), part.width, leave)
+    times = banded.absorption_times(part.band.copy(), part.width, leave, part.center)
     # From the minimum itself: one step, and what is left from where that leads.
     begin = np.array([chain.coordinate.minima[well]])
     steps = np.array([1.0 + part.first_step(begin, np.ones(1)) @ times])

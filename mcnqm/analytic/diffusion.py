@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import LOSS, dataset
-from mcnqm.analytic.linear.maps import MAX_STEPS, linear_map, linear_settings, maps_of
+from mcnqm.analytic.linear.lifted import rises
+from mcnqm.analytic.linear.maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.errors import ParameterError
 from mcnqm.problems import NoisyQuadratic, check_problem
 from mcnqm.record import recorded_steps
@@ -26,7 +28,8 @@ def sde_risk(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
 
     per coordinate; with a preconditioner :math:`H^p`, read :math:`h^{1-p}` for h and :math:`c h^{-p}` for c.
     At equal time :math:`\alpha t` only the temperature α/B matters. There is no stability limit, which is
-    where the approximation fails.
+    where the approximation fails. Multiplicative noise turns :math:`2 \alpha h` into
+    :math:`2 \alpha h - s \alpha^2 / B`, and c/(4B) into the limit that goes with it.
 
     Parameters
     ----------
@@ -72,6 +75,10 @@ def sde_risk(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
     flat = np.empty((settings.size, at.size))
     for members, values in maps_of(settings):
         linear = linear_map(problem, False, False, values)
+        if rises(problem):
+            for s in members:
+                flat[s] = _rising(problem, linear, settings.values["batch_size"][s], at)
+            continue
         with np.errstate(over="ignore", under="ignore"):
             # In SGD's own variance term 1/(u(2-u)), the limit is 1/(2u).
             steady = linear.weights(problem).noise / (2.0 * linear.rate)
@@ -83,3 +90,21 @@ def sde_risk(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
                 flat[members, r] = bias + variance / settings.values["batch_size"][members]
     data = xr.DataArray(settings.unflatten(flat), dims=(*settings.dims, "step"), attrs=LOSS)
     return dataset({"risk": data}, settings, problem, optimizer, at)
+
+
+def _rising(
+    problem: NoisyQuadratic, linear: LinearMap, batch_size: float, at: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Noise that rises with the parameter slows the decay: dP/dt = -(2u - s α'²/B) P + c α'²/B, t in steps."""
+    half = 0.5 * problem.multiplicity * problem.curvature
+    flat = np.empty(at.size)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        share = linear.unit * linear.unit / batch_size
+        rate = 2.0 * linear.rate - share * problem.multiplicative_noise
+        for r, step in enumerate(at):
+            exponent = -rate * float(step)
+            # (1 - e^-x) / rate is the number of steps where the rate is 0.
+            grown = np.where(rate == 0, float(step), -np.expm1(exponent) / np.where(rate == 0, 1.0, rate))
+            second = np.exp(exponent) * problem.initial_second_moment + share * problem.noise * grown
+            flat[r] = np.sum(half * np.where(np.isfinite(second), second, np.inf))
+    return flat

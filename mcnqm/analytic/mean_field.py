@@ -37,7 +37,7 @@ from mcnqm.analytic.twins.recursion import VARIABLES, advance
 from mcnqm.domains import integer, positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import Adam, RMSProp
-from mcnqm.problems import NoisyQuadratic, check_problem
+from mcnqm.problems import NoisyQuadratic, check_constant_noise, check_problem
 from mcnqm.record import recorded_steps
 from mcnqm.settings import Settings, settings_of
 
@@ -116,6 +116,7 @@ def risk(
     True
     """
     check_problem(problem)
+    check_constant_noise(problem, "the mean field is that of additive normal noise; mcnqm.simulate runs every kind")
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = settings_of(optimizer, batch_size, schedules=True)
     flat = _Field(problem, optimizer, settings, order, nodes).run(at)
@@ -165,6 +166,7 @@ def moments(
     [1.001, 1.001, 1.001]
     """
     check_problem(problem)
+    check_constant_noise(problem, "the mean field is that of additive normal noise; mcnqm.simulate runs every kind")
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = settings_of(optimizer, batch_size, schedules=True)
     field = _Field(problem, optimizer, settings, order, nodes)
@@ -232,6 +234,7 @@ def steps_to_target(
     array([14400.,  8800.])
     """
     check_problem(problem)
+    check_constant_noise(problem, "the mean field is that of additive normal noise; mcnqm.simulate runs every kind")
     last = integer("max_steps", max_steps, 1, MAX_STEPS)
     positive.check("target", getattr(target, "values", target))
     if patience is not None and not (isinstance(patience, (int, float)) and patience >= 1):

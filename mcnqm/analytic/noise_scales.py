@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import batch_settings, dataset
+from mcnqm.analytic.linear.lifted import rises
 from mcnqm.domains import nonnegative
 from mcnqm.errors import ParameterError
 from mcnqm.problems import NoisyQuadratic, check_problem
@@ -26,7 +27,8 @@ def noise_scale(problem: NoisyQuadratic, second_moment: Any = None) -> xr.Datase
         B_\text{noise} = \frac{\operatorname{tr}(H\Sigma)}{E\,G^T H G}, \qquad
         \epsilon_\text{max} = \frac{E|G|^2}{E\,G^T H G},
 
-    with :math:`G = H\theta`, :math:`\Sigma = C`, and expectations over a law of θ of the given second moment.
+    with :math:`G = H\theta`, :math:`\Sigma = C`, and expectations over a law of θ of the given second moment. With
+    multiplicative noise, :math:`\Sigma = C + \operatorname{diag}(s_i\, E\,\theta_i^2)`.
 
     Parameters
     ----------
@@ -59,6 +61,8 @@ def noise_scale(problem: NoisyQuadratic, second_moment: Any = None) -> xr.Datase
     check_problem(problem)
     n, h, c = problem.multiplicity, problem.curvature, problem.noise
     P = _second_moment(problem, second_moment)
+    if rises(problem):
+        c = c + problem.multiplicative_noise * P
     gradient = math.fsum(n * h**2 * P)
     bend = math.fsum(n * h**3 * P)
     data = {
@@ -76,6 +80,8 @@ def greedy_lr(problem: NoisyQuadratic, batch_size: Any, second_moment: Any = Non
 
         \alpha = \frac{\sum h^2 P}{\sum h (h^2 P + c/B)} = \frac{\epsilon_\text{max}}{1 + B_\text{noise}/B},
         \qquad P = E\,\theta^2
+
+    With multiplicative noise, c is :math:`c + s P`.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from mcnqm.analytic._jit import njit
 from mcnqm.analytic._labels import dataset
 from mcnqm.analytic.linear.doubledouble import dd_add
 from mcnqm.analytic.linear.ladder import Rung, State, StepMap, Weights, advance, first_rung, square, start, sums
+from mcnqm.analytic.linear.lifted import rises
 from mcnqm.analytic.linear.maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic.linear.roots import ALTERNATING, DECAYING, ROTATING, SINGLE, modes
 from mcnqm.analytic.linear.scheduled import courses_of, unshared
@@ -78,6 +79,9 @@ def steps_to_target(
     So modes that turn fast are scanned while they matter, monotone stretches are bisected, and the answer is
     the first passage either way. Why each minimum is at an end: ``docs/analytic.md``, section 4.
 
+    With multiplicative noise, what the start leaves may grow and fall like anything, but what constant noise leaves, with
+    all that feeds on it, only grows, and the rest is never less than the mean map alone would leave of it.
+
     Decisions use risks of the accuracy of `mcnqm.analytic.risk`, so the step is exact unless the risk there
     and the target agree to 14 digits. Time grows like d · log₂(steps) where little oscillates.
 
@@ -92,17 +96,18 @@ def steps_to_target(
     check_problem(problem)
     positive.check("target", getattr(target, "values", target))
     settings = linear_settings(optimizer, batch_size, average, schedules=True, target=target)
-    courses = courses_of(settings, optimizer.nesterov)
+    apart = rises(problem)
+    courses = courses_of(settings, optimizer.nesterov, apart=apart)
     if max_steps is None:
         settled = max(course.settles() for _, course in courses) < np.inf
         max_steps = MAX_STEPS if settled else _UNSETTLED
     last = integer("max_steps", max_steps, 0, MAX_STEPS)
     flat = np.empty(settings.size)
     for members, course in courses:
-        if settings.schedules or (course.buffer and (course.averaged or course.dampened)):
+        if apart or settings.schedules or (course.buffer and (course.averaged or course.dampened)):
             goal = settings.values["target"][members]
-            flat[members] = first_passages(problem, course, unshared(settings)[members], goal, last)
-    for members, values in [] if settings.schedules else maps_of(settings):
+            flat[members] = first_passages(problem, course, unshared(settings, apart)[members], goal, last)
+    for members, values in [] if apart or settings.schedules else maps_of(settings):
         if values["momentum"] > 0 and ("average" in values or values["dampening"] > 0):
             continue  # done above
         linear = linear_map(problem, optimizer.nesterov, values["momentum"] > 0, values)

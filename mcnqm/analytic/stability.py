@@ -8,8 +8,10 @@ import numpy as np
 import xarray as xr
 
 from mcnqm.analytic._labels import dataset, selection
+from mcnqm.analytic.linear.lifted import rises
 from mcnqm.analytic.linear.maps import effective_curvature, linear_map, linear_settings, maps_of
 from mcnqm.analytic.linear.roots import spectral_decay
+from mcnqm.errors import ParameterError
 from mcnqm.problems import NoisyQuadratic, check_problem
 from mcnqm.settings import NO_BATCH_SIZE
 
@@ -23,7 +25,8 @@ def convergence_rate(
 
     With heavy-ball momentum, the larger root of :math:`x^2 - (1-\alpha h+\beta)x + \beta`:
     :math:`\sqrt\beta` as long as :math:`(1-\sqrt\beta)^2 \le \alpha h \le (1+\sqrt\beta)^2` (Zhang et al.
-    2019, section 3.2). The excess of the risk over its steady state shrinks by the square.
+    2019, section 3.2). The excess of the risk over its steady state shrinks by the square; with multiplicative noise more
+    slowly, see `largest_stable_lr`.
 
     Parameters
     ----------
@@ -84,7 +87,7 @@ def convergence_rate(
     return dataset(data, settings, problem, optimizer).assign_coords(coordinate=wanted)
 
 
-def largest_stable_lr(problem: NoisyQuadratic, optimizer: Any) -> xr.Dataset:
+def largest_stable_lr(problem: NoisyQuadratic, optimizer: Any, batch_size: Any = None) -> xr.Dataset:
     r"""Learning rate below which every coordinate is stable.
 
     :math:`\alpha h^{1-p} < 2(1+\beta)` for the heavy ball (2 without momentum) and
@@ -92,11 +95,23 @@ def largest_stable_lr(problem: NoisyQuadratic, optimizer: Any) -> xr.Dataset:
     :math:`h^{1-p}`. Weight decay λ makes :math:`(h+\lambda) h^{-p}` of that, and dampening d divides the limit by
     1 - d. An average of the iterates does not change it, nor does additive noise.
 
+    Noise that rises with the parameter does: second moments must settle too, and they do if what noise makes of itself
+    is less than itself, :math:`(s h^{-2p} \alpha^2 / B) \sum_k G_k^2 < 1` with the impulse response G. For plain SGD
+    that is
+
+    .. math:: \alpha < \frac{2/k}{1 + B_\text{noise}/B}, \qquad k = (h + \lambda) h^{-p},
+              \quad B_\text{noise} = s h^{-2p} / k^2
+
+    (Smith et al. 2020), at the coordinate where it is least; for the heavy ball
+    :math:`\alpha < 2 (1-\beta^2) k / ((1-\beta) k^2 + (1+\beta) s h^{-2p} / B)`.
+
     Parameters
     ----------
     problem : NoisyQuadratic
     optimizer : SGD
         Its own learning rate is not used, but an array there still makes a dimension.
+    batch_size : Number, optional
+        Examples per step, at least 1; needed with multiplicative noise, and refused without, where it plays no part.
 
     Returns
     -------
@@ -106,11 +121,11 @@ def largest_stable_lr(problem: NoisyQuadratic, optimizer: Any) -> xr.Dataset:
     Raises
     ------
     ParameterError
-        If the optimizer is not linear.
+        If the optimizer is not linear, or the batch size missing where it is needed or given where it is not.
 
     Notes
     -----
-    Rounded three times: relative error below 4e-16.
+    Rounded three times: relative error below 4e-16, with multiplicative noise below 4e-15.
 
     Examples
     --------
@@ -118,15 +133,48 @@ def largest_stable_lr(problem: NoisyQuadratic, optimizer: Any) -> xr.Dataset:
     >>> problem = NoisyQuadratic.power_law(dim=100)
     >>> analytic.largest_stable_lr(problem, SGD(lr=0.1, momentum=[0.0, 0.9])).largest_stable_lr.values
     array([2. , 3.8])
+    >>> rising = NoisyQuadratic([1.0], multiplicative_noise=9.0)
+    >>> analytic.largest_stable_lr(rising, SGD(lr=0.1), batch_size=[1, 9, 891]).largest_stable_lr.values
+    array([0.2 , 1.  , 1.98])
     """
     check_problem(problem)
-    settings = linear_settings(optimizer, NO_BATCH_SIZE)
+    apart = rises(problem)
+    if apart and batch_size is None:
+        raise ParameterError("batch_size", None, "be given with multiplicative noise, which the limit depends on")
+    if not apart and batch_size is not None:
+        raise ParameterError("batch_size", batch_size, "be left out: without multiplicative noise it plays no part")
+    settings = linear_settings(optimizer, batch_size if apart else NO_BATCH_SIZE)
     flat = np.empty(settings.size)
-    for members, values in maps_of(settings):
-        beta = values["momentum"]
-        reach = 2.0 * (1.0 + beta) / (1.0 + 2.0 * beta) if optimizer.nesterov else 2.0 * (1.0 + beta)
-        flat[members] = reach / effective_curvature(problem, values["precondition"], values["weight_decay"]).max()
-        if values["dampening"]:
-            flat[members] /= 1.0 - values["dampening"]
+    for members, values in maps_of(settings) if apart else []:
+        for s in members:
+            flat[s] = _rising_limit(problem, optimizer.nesterov, values, settings.values["batch_size"][s])
+    for members, values in [] if apart else maps_of(settings):
+        flat[members] = _limit(problem, optimizer.nesterov, values)
     data = xr.DataArray(settings.unflatten(flat), dims=settings.dims, attrs={"units": "parameter²/loss"})
     return dataset({"largest_stable_lr": data}, settings, problem, optimizer)
+
+
+def _limit(problem: NoisyQuadratic, nesterov: bool, values: dict[str, float]) -> float:
+    beta = values["momentum"]
+    reach = 2.0 * (1.0 + beta) / (1.0 + 2.0 * beta) if nesterov else 2.0 * (1.0 + beta)
+    limit = reach / effective_curvature(problem, values["precondition"], values["weight_decay"]).max()
+    return float(limit / (1.0 - values["dampening"]) if values["dampening"] else limit)
+
+
+def _rising_limit(problem: NoisyQuadratic, nesterov: bool, values: dict[str, float], batch_size: float) -> float:
+    """The rate at which noise that rises with the parameter keeps itself up, least over coordinates."""
+    beta = values["momentum"]
+    k = effective_curvature(problem, values["precondition"], values["weight_decay"])
+    slope = problem.multiplicative_noise * problem.curvature ** (-2.0 * values["precondition"]) / batch_size
+    share = slope / k**2  # B_noise / B
+    if nesterov:
+        # u = α k solves a quadratic: the sum of G² is a quotient of polynomials in u, by the variance of an ARMA(2, 1).
+        a = beta * (1.0 + 2.0 * beta) * (share + 1.0)
+        b = share * (1.0 + beta) - 2.0 * beta * (1.0 + beta) + (1.0 - beta) * (1.0 + 2.0 * beta)
+        c = 2.0 * (1.0 - beta) * (1.0 + beta)
+        root = np.hypot(b, 2.0 * np.sqrt(a * c))
+        # Written so that nothing cancels, whatever the sign of b.
+        u = np.where(b > 0, 2.0 * c / (b + root), (root - b) / (2.0 * a))
+    else:
+        u = 2.0 * (1.0 - beta) * (1.0 + beta) / ((1.0 - beta) + (1.0 + beta) * share)
+    return float((u / k).min() / (1.0 - values["dampening"]))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import LOSS, dataset, moment_attrs, selection
 from mcnqm.analytic.linear.ladder import limit
+from mcnqm.analytic.linear.lifted import Strength, lift, rises, settled, strength_of
 from mcnqm.analytic.linear.maps import LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic.linear.roots import spectral_decay
 from mcnqm.problems import NoisyQuadratic, check_problem
@@ -32,7 +33,7 @@ def steady_state(
     plain SGD, the risk of a coordinate is :math:`\alpha c / (2B(2-\alpha h))`; with heavy-ball momentum,
     :math:`(1+\beta)\alpha c / (2B(2+2\beta-\alpha h)(1-\beta))` (Zhang et al. 2019, section 3.2). With weight decay
     λ, h becomes h + λ in the denominator, and the result is multiplied by h / (h + λ); with dampening d, α becomes
-    (1-d) α.
+    (1-d) α. With multiplicative noise, c is :math:`c + s P_{\theta\theta}`; where that feeds on itself, there is no limit.
 
     Parameters
     ----------
@@ -80,10 +81,21 @@ def steady_state(
     wanted = selection(problem, coordinates)
     names = {} if coordinates is None else moment_attrs(buffer, average is not None, means=False)
     flat = np.empty(settings.size)
+    apart = rises(problem)
     found = {name: np.empty((settings.size, wanted.size)) for name in names}
     entry = np.repeat(np.arange(problem.size), problem.multiplicity)[wanted]
     for members, values in maps_of(settings):
         linear = linear_map(problem, optimizer.nesterov, buffer, values)
+        if apart:
+            for s in members:
+                P = _rising(linear, strength_of(problem, values, settings.values["batch_size"][s]))
+                P = np.where(problem.noise > 0, P, 0.0)
+                terms = 0.5 * problem.multiplicity * problem.curvature * P[linear.readout, linear.readout]
+                flat[s] = math.fsum(terms)
+                for name, part in _named(linear, P, buffer).items() if names else ():
+                    if name in names:
+                        found[name][s] = part[entry]
+            continue
         S = stationary(linear)
         weights = linear.weights(problem)
         # What no noise drives stays at zero, even where its map is unstable.
@@ -93,12 +105,7 @@ def steady_state(
         np.multiply(weights.noise, variance, out=terms, where=driven)
         flat[members] = math.fsum(terms) / settings.values["batch_size"][members]
         with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-            parts = {"theta_variance": S[0, 0], "average_variance": S[linear.readout, linear.readout]}
-            if buffer:
-                _, square, cross = linear.buffer(np.zeros_like(S[0]), S)
-                square = np.where(np.isfinite(S[0, 0]), square, np.inf)
-                parts["momentum_variance"] = square / linear.scale**2
-                parts["theta_momentum_covariance"] = cross / linear.scale
+            parts = _named(linear, S, buffer)
             for s in members:
                 noise = linear.unit**2 * problem.noise / settings.values["batch_size"][s]
                 for name in names:
@@ -108,6 +115,28 @@ def steady_state(
         data[name] = xr.DataArray(settings.unflatten(found[name]), dims=(*settings.dims, "coordinate"), attrs=attrs)
     result = dataset(data, settings, problem, optimizer)
     return result if coordinates is None else result.assign_coords(coordinate=wanted)
+
+
+def _named(linear: LinearMap, S: NDArray[np.float64], buffer: bool) -> dict[str, NDArray[np.float64]]:
+    """Second moments by name, from those of the map's states, shape (n, n, size)."""
+    parts = {"theta_variance": S[0, 0], "average_variance": S[linear.readout, linear.readout]}
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        if buffer:
+            _, square, cross = linear.buffer(np.zeros_like(S[0]), S)
+            square = np.where(np.isfinite(S[0, 0]), square, np.inf)
+            parts["momentum_variance"] = square / linear.scale**2
+            parts["theta_momentum_covariance"] = cross / linear.scale
+    return parts
+
+
+def _rising(linear: LinearMap, strength: Strength) -> NDArray[np.float64]:
+    """Limit of P under noise that rises with the parameter, shape (n, n, size); infinite where unstable."""
+    n, size = linear.step.initial.shape
+    rows = settled(lift(linear.step, strength))
+    P = np.empty((n, n, size))
+    for row, (i, j) in enumerate((i, j) for i in range(n) for j in range(i, n)):
+        P[i, j] = P[j, i] = rows[row]
+    return P
 
 
 def stationary(linear: LinearMap) -> NDArray[np.float64]:

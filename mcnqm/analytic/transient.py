@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import LOSS, dataset, moment_attrs, selection
-from mcnqm.analytic.linear.ladder import origin, walk, walk_sums
+from mcnqm.analytic.linear.doubledouble import subtract
+from mcnqm.analytic.linear.ladder import StepMap, origin, walk, walk_sums
+from mcnqm.analytic.linear.lifted import Strength, begin, lift, rises, strength_of, walk_lifted
 from mcnqm.analytic.linear.maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic.linear.scheduled import S00, S01, S11, SAA, V0, V1, VA, Walk, courses_of, unshared
 from mcnqm.problems import NoisyQuadratic, check_problem
@@ -39,6 +42,8 @@ def risk(
     with :math:`D_t = (A^t s_0)_\theta` and :math:`G_k = (A^k b)_\theta` (Zhang et al. 2019, eq. (4) and the
     equality behind Theorem 1), multiplicity n and :math:`\alpha' = \alpha h^{-p}`. Weight decay λ makes h act as h + λ
     in A, while the weight of a coordinate stays h; dampening makes the first step another map than the rest.
+    With multiplicative noise, c is :math:`c + s\,E\,\theta^2` at each step, and second moments follow a linear map of
+    their own (``docs/analytic.md``); Student's t changes no second moment.
 
     Parameters
     ----------
@@ -106,11 +111,16 @@ def risk(
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = linear_settings(optimizer, batch_size, average, schedules=True)
     flat = np.empty((settings.size, at.size))
-    for members, course in courses_of(settings, optimizer.nesterov) if settings.schedules else []:
+    apart = rises(problem)
+    for members, course in courses_of(settings, optimizer.nesterov, apart=apart) if settings.schedules else []:
         bias, variance = Walk(problem, course).along(at)
-        flat[members] = bias + variance / unshared(settings)[members, None]
+        flat[members] = bias + variance / unshared(settings, apart)[members, None]
     for members, values in [] if settings.schedules else maps_of(settings):
         linear = linear_map(problem, optimizer.nesterov, values["momentum"] > 0, values)
+        if rises(problem):
+            for s in members:
+                flat[s] = _rising_risk(problem, linear, values, settings.values["batch_size"][s], at)
+            continue
         bias, variance = curves(problem, linear, at)
         flat[members] = bias + variance / settings.values["batch_size"][members, None]
     data = xr.DataArray(settings.unflatten(flat), dims=(*settings.dims, "step"), attrs=LOSS)
@@ -178,16 +188,18 @@ def moments(
         problem.noise[distinct],
         problem.initial_mean[distinct],
         problem.initial_std[distinct],
+        multiplicative_noise=problem.multiplicative_noise[distinct],
     )
+    apart = rises(part)
     buffer = bool(np.any(settings.values["momentum"] != 0))
     shape = (settings.size, at.size, distinct.size)
     names = moment_attrs(buffer, average is not None)
     found = {name: np.empty(shape) for name in names}
-    for members, course in courses_of(settings, optimizer.nesterov, buffer) if settings.schedules else []:
+    for members, course in courses_of(settings, optimizer.nesterov, buffer, apart=apart) if settings.schedules else []:
         states = Walk(part, course).states(at)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             for s in members:
-                noise = part.noise / unshared(settings)[s]
+                noise = np.ones(part.size) if apart else part.noise / unshared(settings)[s]
                 for name, row, square in (("theta", V0, S00), ("momentum", V1, S11), ("average", VA, SAA)):
                     if f"{name}_mean" in names:
                         found[f"{name}_mean"][s] = _times(part.initial_mean, states[:, row])
@@ -199,11 +211,13 @@ def moments(
         linear = linear_map(part, optimizer.nesterov, buffer, values)
         v, S = _walked(linear, at)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            theta, theta_noise = v[:, 0], S[:, 0, 0]
-            if buffer:
-                m, m_noise, cross_noise = linear.buffer(v, S)
             for s in members:
                 noise = linear.unit**2 * part.noise / settings.values["batch_size"][s]
+                if apart:
+                    noise, S = np.ones(part.size), _rising(part, linear, values, settings.values["batch_size"][s], at)
+                theta, theta_noise = v[:, 0], S[:, 0, 0]
+                if buffer:
+                    m, m_noise, cross_noise = linear.buffer(v, S)
                 found["theta_mean"][s] = _times(part.initial_mean, theta)
                 found["theta_variance"][s] = _variance(part, noise, theta, theta_noise)
                 if buffer:
@@ -237,6 +251,66 @@ def curves(problem: NoisyQuadratic, linear: LinearMap, at: NDArray[np.int64]) ->
     later = at[at > 0]
     before = walk_sums(linear.step, origin(linear.step), at[at == 0], weights, _BLOCK)
     return np.concatenate([before, walk_sums(linear.step, linear.opening, later - 1, weights, _BLOCK)], axis=1)
+
+
+def _rising_risk(
+    problem: NoisyQuadratic, linear: LinearMap, values: dict[str, float], batch_size: float, at: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The risk under noise that rises with the parameter, shape (records,)."""
+    n = linear.step.matrix.shape[0]
+    row = np.array([n * (n + 1) // 2 - 1 if linear.averaged else 0])
+    second = _lifted(problem, linear, values, batch_size, at, row)[:, 0, 0]
+    alive = (problem.initial_second_moment > 0) | (problem.noise > 0)
+    half = 0.5 * problem.multiplicity * problem.curvature
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        # What nothing drives stays at zero, even where its map overflows.
+        terms = np.where(alive, half * second, 0.0)
+        terms = np.where(np.isfinite(terms), terms, np.inf)
+    return np.array([math.fsum(each) for each in terms])
+
+
+def _rising(
+    problem: NoisyQuadratic, linear: LinearMap, values: dict[str, float], batch_size: float, at: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Covariance beyond that of the start, of unit noise, shape (records, n, n, size)."""
+    n = linear.step.matrix.shape[0]
+    states = _lifted(problem, linear, values, batch_size, at, np.arange(n * (n + 1) // 2))
+    one = StepMap(linear.step.matrix, np.zeros_like(linear.step.impulse), linear.step.initial)
+    plain = lift(one, Strength(np.zeros((2, problem.size)), np.zeros((2, problem.size))))
+    start, first = begin(problem, linear, Strength(np.zeros((2, problem.size)), np.zeros((2, problem.size))))
+    kept = _powers(plain, start, first, at, np.arange(n * (n + 1) // 2))
+    S = np.empty((at.size, n, n, problem.size))
+    with np.errstate(all="ignore"):
+        for row, (i, j) in enumerate((i, j) for i in range(n) for j in range(i, n)):
+            a, b = states[:, row], kept[:, row]
+            high, _ = subtract((a[:, 0], a[:, 1]), (b[:, 0], b[:, 1]))
+            S[:, i, j] = S[:, j, i] = high
+    return S
+
+
+def _lifted(
+    problem: NoisyQuadratic,
+    linear: LinearMap,
+    values: dict[str, float],
+    batch_size: float,
+    at: NDArray[np.int64],
+    rows: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    strength = strength_of(problem, values, batch_size)
+    return _powers(lift(linear.step, strength), *begin(problem, linear, strength), at, rows)
+
+
+def _powers(
+    matrix: NDArray[np.float64],
+    start: NDArray[np.float64],
+    first: NDArray[np.float64] | None,
+    at: NDArray[np.int64],
+    rows: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    if first is None:
+        return walk_lifted(matrix, start, at, rows)
+    before = walk_lifted(matrix, start, at[at == 0], rows)
+    return np.concatenate([before, walk_lifted(matrix, first, at[at > 0] - 1, rows)])
 
 
 def _walked(linear: LinearMap, at: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -8,7 +8,7 @@ from mcnqm.errors import ParameterError
 from mcnqm.problems.landscape import Landscape
 from mcnqm.problems.noisy_quadratic import NoisyQuadratic
 
-__all__ = ["check_problem", "is_gaussian", "is_quadratic", "unknown_to_twins"]
+__all__ = ["check_constant_noise", "check_problem", "is_gaussian", "is_quadratic", "unknown_to_twins"]
 
 
 def check_problem(problem: Any) -> None:
@@ -22,6 +22,14 @@ def check_problem(problem: Any) -> None:
         )
     if not isinstance(problem, NoisyQuadratic):
         raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
+
+
+def check_constant_noise(problem: NoisyQuadratic, why: str, *, normal: bool = True) -> None:
+    """Raise `ParameterError` where noise rises with the parameter or, with `normal`, is Student's t; say `why`."""
+    for slope in problem.multiplicative_noise[problem.multiplicative_noise > 0]:
+        raise ParameterError("multiplicative_noise", float(slope), f"be 0 here: {why}")
+    if normal and problem.noise_df is not None:
+        raise ParameterError("noise_df", problem.noise_df, f"be None here: {why}")
 
 
 def is_quadratic(problem: Any) -> TypeGuard[NoisyQuadratic]:

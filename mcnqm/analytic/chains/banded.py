@@ -45,51 +45,65 @@ def fill(x: Array, weight: Array, mean: Array, spread: Array, width: int, reach:
 
 
 @njit
-def stationary(band: Array, width: int) -> Array:
-    """Law that a step leaves as it is, shape (nodes,); uses `band` up."""
+def _eliminate(band: Array, width: int, leave: Array, stay: Array, center: int) -> Array:
+    """Take nodes out from both ends towards `center`, in place; the chance to move on of each, when it went.
+
+    Paths through a node that is gone are added to the chances, to `leave`, and to `stay`, the steps that a stay takes.
+    From the ends inwards, since that is where steps lead: what cannot be reached from the center does no harm.
+    """
     n = band.shape[0]
-    left = np.zeros(n)
-    for k in range(n - 1, 0, -1):
-        low = max(0, k - width)
-        total = 0.0
-        for j in range(low, k):
-            total += band[k, j - k + width]
-        left[k] = total
-        for i in range(low, k):
-            share = band[i, k - i + width] / total
+    total = np.zeros(n)
+    for turn in range(n - 1):
+        k = n - 1 - turn
+        low, high = max(0, k - width), k
+        if k <= center:
+            k = turn - (n - 1 - center)
+            low, high = k + 1, min(center, k + width) + 1
+        total[k] = leave[k]
+        for j in range(low, high):
+            total[k] += band[k, j - k + width]
+        for i in range(low, high):
+            share = band[i, k - i + width] / total[k]
             if share > 0.0:
-                for j in range(low, k):
+                for j in range(low, high):
                     band[i, j - i + width] += share * band[k, j - k + width]
+                leave[i] += share * leave[k]
+                stay[i] += share * stay[k]
+    return total
+
+
+@njit
+def stationary(band: Array, width: int, center: int) -> Array:
+    """Law that a step leaves as it is, shape (nodes,); uses `band` up. The center must be where it may be."""
+    n = band.shape[0]
+    total = _eliminate(band, width, np.zeros(n), np.zeros(n), center)
     law = np.zeros(n)
-    law[0] = 1.0
-    for k in range(1, n):
+    law[center] = 1.0
+    for k in range(center - 1, -1, -1):
+        for i in range(k + 1, min(center, k + width) + 1):
+            law[k] += law[i] * band[i, k - i + width]
+        law[k] /= total[k]
+    for k in range(center + 1, n):
         for i in range(max(0, k - width), k):
             law[k] += law[i] * band[i, k - i + width]
-        law[k] /= left[k]
+        law[k] /= total[k]
     return law / law.sum()
 
 
 @njit
-def absorption_times(band: Array, width: int, leave: Array) -> Array:
+def absorption_times(band: Array, width: int, leave: Array, center: int) -> Array:
     """Mean steps to leave from every node, shape (nodes,), `leave` being the chance in a step; uses `band` up."""
     n = band.shape[0]
-    leave = leave.copy()
-    stay = np.ones(n)
-    total = np.zeros(n)
-    for k in range(n - 1, -1, -1):
-        low = max(0, k - width)
-        total[k] = leave[k]
-        for j in range(low, k):
-            total[k] += band[k, j - k + width]
-        for i in range(low, k):
-            share = band[i, k - i + width] / total[k]
-            if share > 0.0:
-                for j in range(low, k):
-                    band[i, j - i + width] += share * band[k, j - k + width]
-                leave[i] += share * leave[k]
-                stay[i] += share * stay[k]
+    leave, stay = leave.copy(), np.ones(n)
+    total = _eliminate(band, width, leave, stay, center)
     steps = np.zeros(n)
-    for k in range(n):
+    steps[center] = stay[center] / leave[center]
+    for k in range(center - 1, -1, -1):
+        steps[k] = stay[k]
+        for j in range(k + 1, min(center, k + width) + 1):
+            steps[k] += band[k, j - k + width] * steps[j]
+        steps[k] /= total[k]
+    for k in range(center + 1, n):
         steps[k] = stay[k]
         for j in range(max(0, k - width), k):
             steps[k] += band[k, j - k + width] * steps[j]

@@ -92,6 +92,11 @@ class Chain:
         return width
 
     @cached_property
+    def center(self) -> int:
+        """The node of least loss."""
+        return int(np.argmin(self.coordinate.loss(self.x)))
+
+    @cached_property
     def band(self) -> Array:
         """The transition matrix, as `mcnqm.analytic.chains.banded` keeps it."""
         check_memory(16.0 * self.x.size * (2 * self.width + 1), "transition matrices", "lr", self.coordinate.lr)
@@ -106,7 +111,7 @@ class Chain:
 
     def stationary(self) -> Array:
         """Stationary law on the nodes."""
-        return banded.stationary(self.band.copy(), self.width)  # type: ignore[no-any-return]
+        return banded.stationary(self.band.copy(), self.width, self.center)  # type: ignore[no-any-return]
 
     def part(self, inside: NDArray[np.bool_], edges: tuple[float, float]) -> Chain:
         """The nodes on one side of a barrier."""
@@ -154,8 +159,12 @@ def _too_fine(coordinate: Coordinate, nodes: float) -> ParameterError:
     return ParameterError("lr", coordinate.lr, allowed)
 
 
-def window_of(coordinate: Coordinate) -> tuple[float, float]:
-    """Ends of a window that the stationary law and the first step do not leave."""
+def window_of(coordinate: Coordinate, settles: bool = True) -> tuple[float, float]:
+    """Ends of a window that the stationary law and the first step do not leave.
+
+    Where there is no such window, since steps overshoot far out, a chain settles nowhere: an error, or unless it is
+    asked what it `settles` into, the largest window in which steps lead inwards.
+    """
     low, high = _first_window(coordinate)
     for _ in range(80):
         chain = chain_on(coordinate, (low, high), 0)
@@ -171,12 +180,14 @@ def window_of(coordinate: Coordinate) -> tuple[float, float]:
         )
         if wider == (low, high):
             break
-        low, high = wider
-        at = np.array([low, high])
+        at = np.array(wider)
         center = coordinate.mean(at) - at
         # A step that leads outwards from an end, or to beyond the other one, holds nothing together.
-        if center[0] < 0.0 or center[1] > 0.0 or (np.abs(center) > 1.0001 * (high - low)).any():
+        if center[0] < 0.0 or center[1] > 0.0 or (np.abs(center) > 1.0001 * (wider[1] - wider[0])).any():
             break
+        low, high = wider
+    if not settles:
+        return low, high
     allowed = "be one under which the chain stays near its minima: it leaves every range here"
     raise ParameterError("lr", coordinate.lr, allowed)
 

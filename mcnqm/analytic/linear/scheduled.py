@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from mcnqm.analytic._jit import njit
 from mcnqm.analytic.linear.doubledouble import dd_add
 from mcnqm.analytic.linear.ladder import StepMap, advance, empty_rung, empty_state, first_rung, square
+from mcnqm.analytic.linear.lifted import Strength, climb, gathered, lift, rises, spread_of
 from mcnqm.analytic.linear.maps import linear_map
 from mcnqm.averaging import Harmonic
 from mcnqm.domains import Domain
@@ -155,15 +156,15 @@ class Course:
 
 
 def courses_of(
-    settings: Settings, nesterov: bool, buffer: bool | None = None
+    settings: Settings, nesterov: bool, buffer: bool | None = None, *, apart: bool = False
 ) -> list[tuple[NDArray[np.int64], Course]]:
     """The distinct courses of a sweep, and which settings share each.
 
     Settings that differ only in a constant batch size share one at batch size 1, and those that differ in a target.
-    With `buffer` given, all have a momentum buffer, or none.
+    With `buffer` given, all have a momentum buffer, or none. With `apart`, no batch sizes share a course.
     """
     tables = settings.schedules
-    shared = ("target",) if "batch_size" in tables else ("target", "batch_size")
+    shared = ("target",) if apart or "batch_size" in tables else ("target", "batch_size")
     names = [name for name in settings.values if name not in shared]
     rows = [settings.values[name] for name in names] + [table.which.astype(np.float64) for table in tables.values()]
     distinct, which = np.unique(np.stack(rows), axis=1, return_inverse=True)
@@ -183,9 +184,9 @@ def courses_of(
     return found
 
 
-def unshared(settings: Settings) -> Array:
+def unshared(settings: Settings, apart: bool = False) -> Array:
     """What to divide the variance part by, for each setting: its batch size, unless its course already has."""
-    return np.ones(settings.size) if "batch_size" in settings.schedules else settings.values["batch_size"]
+    return np.ones(settings.size) if apart or "batch_size" in settings.schedules else settings.values["batch_size"]
 
 
 class Walk:
@@ -208,7 +209,10 @@ class Walk:
         with np.errstate(over="ignore", under="ignore"):
             self.unit = problem.curvature**-course.precondition
         half = 0.5 * problem.multiplicity * problem.curvature
-        self.weights = np.stack([half * problem.initial_second_moment, half * problem.noise])
+        # Where noise rises with the parameter, S is what noise has left itself, and not for noise of variance 1.
+        self.rising = rises(problem)
+        self.weights = np.stack([half * problem.initial_second_moment, half if self.rising else half * problem.noise])
+        self._drive = np.stack([problem.noise, problem.multiplicative_noise, problem.initial_second_moment])
         self._shape = (course.buffer, course.nesterov, course.averaged)
 
     def risk(self) -> Array:
@@ -255,7 +259,8 @@ class Walk:
         """Step by step from `start` to `stop`, and `risk` at the steps `looks` on the way, shape (2, looks)."""
         out = np.zeros((2, looks.size))
         table = self.course.table(start, stop)
-        _walk(self.state, self.curvature, self.unit, self._shape, table, looks - start, self.weights, out, _BLOCK)
+        drive = self._drive if self.rising else np.empty((0, self.problem.size))
+        _walk(self.state, self.curvature, self.unit, self._shape, table, looks - start, self.weights, drive, out, _BLOCK)
         self.step = stop
         return out
 
@@ -263,9 +268,22 @@ class Walk:
         """From the start of a piece in which nothing changes to its end."""
         whole, into, back = stretch_map(self, piece)
         vector, noise = into(self.state)
-        _climb(whole, piece.stop - piece.start, vector, noise, 128)
+        if self.rising:
+            second = self.problem.initial_second_moment
+            state = climb(self.lifted(whole), gathered(noise, vector, second), piece.stop - piece.start)
+            _climb(whole, piece.stop - piece.start, vector, noise, 128)
+            noise = spread_of(state, vector, second)
+        else:
+            _climb(whole, piece.stop - piece.start, vector, noise, 128)
         self.state = back(vector, noise)
         self.step = piece.stop
+
+
+    def lifted(self, whole: StepMap) -> Array:
+        """The map of second moments in a piece, under noise that rises with the parameter."""
+        fixed, slope = np.zeros((2, self.problem.size)), np.zeros((2, self.problem.size))
+        fixed[0], slope[0] = self.problem.noise, self.problem.multiplicative_noise
+        return lift(whole, Strength(fixed, slope))
 
 
 def _chunks(piece: Piece) -> Iterator[tuple[int, int]]:
@@ -413,16 +431,16 @@ def _climb(step: StepMap, steps: int, vector: Array, noise: Array, width: int) -
 
 
 @njit
-def _step(s: Array, h: Array, unit: Array, shape: tuple[bool, bool, bool], now: Array) -> None:
-    """One step of a block of coordinates, in place; `now` as in `Course.table`."""
+def _step(s: Array, h: Array, unit: Array, shape: tuple[bool, bool, bool], now: Array, variance: Array) -> None:
+    """One step of a block of coordinates, in place; `now` as in `Course.table`, and the `variance` of the noise."""
     buffer, nesterov, averaged = shape
-    lr, beta, gamma, w, decay, gain = now[0], now[1], now[2], now[3], now[4], now[5]
+    lr, beta, gamma, decay, gain = now[0], now[1], now[2], now[4], now[5]
     fresh = 1.0 - gamma
     lead = 1.0 + beta if nesterov else 1.0
     reach = beta * beta if nesterov else beta
     if not buffer:
         for c in range(h.size):
-            a = lr * unit[c]
+            a, w = lr * unit[c], variance[c]
             p = 1.0 - a * (h[c] + decay)
             v, x = p * s[V0, c], p * p * s[S00, c] + w * a * a
             if averaged:
@@ -433,7 +451,7 @@ def _step(s: Array, h: Array, unit: Array, shape: tuple[bool, bool, bool], now: 
             s[V0, c], s[S00, c] = v, x
         return
     for c in range(h.size):
-        a = lr * unit[c]
+        a, w = lr * unit[c], variance[c]
         g = gain * (h[c] + decay)
         p, q, b = 1.0 - lead * a * g, -a * reach, -a * lead * gain
         v0, v1 = s[V0, c], s[V1, c]
@@ -489,11 +507,15 @@ def _walk(
     table: Array,
     looks: NDArray[np.int64],
     weights: Array,
+    drive: Array,
     out: Array,
     width: int,
 ) -> None:
-    """Through the steps of a table; the risk after `looks` of them, increasing, is added to `out`."""
-    rest, scratch = np.zeros_like(out), np.empty(width)
+    """Through the steps of a table; the risk after `looks` of them, increasing, is added to `out`.
+
+    `drive` is empty for noise of variance 1; else c, s and E θ(0)², so that it is c + s E θ².
+    """
+    rest, scratch, variance = np.zeros_like(out), np.empty(width), np.empty(width)
     for low in range(0, curvature.size, width):
         high = min(low + width, curvature.size)
         part = np.ascontiguousarray(state[:, low:high])
@@ -506,5 +528,12 @@ def _walk(
                     out[k, r], rest[k, r] = dd_add(out[k, r], rest[k, r], both[k], 0.0)
                 r += 1
             if t < table.shape[1]:
-                _step(part, h, scale, shape, table[:, t])
+                w = table[3, t]
+                for c in range(high - low):
+                    variance[c] = w
+                if drive.shape[0] > 0:
+                    for c in range(high - low):
+                        second = part[S00, c] + drive[2, low + c] * part[V0, c] * part[V0, c]
+                        variance[c] = w * (drive[0, low + c] + drive[1, low + c] * second)
+                _step(part, h, scale, shape, table[:, t], variance)
         state[:, low:high] = part
