@@ -12,6 +12,7 @@ themselves); the change is the result's attribute ``error``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,7 @@ def stationary(problem: Any, optimizer: Any, batch_size: Any, *, positions: Any 
     r"""What the chain settles into, and what the SDE of small rates settles into.
 
     The SDE's density is :math:`\propto (1/c) \exp(-(2B/\alpha) \int L'/c)`, for constant noise
-    :math:`\exp(-L/T)` with :math:`T = \alpha c / (2B)`: only the ratio α/B enters, where in the chain the rate does too.
+    :math:`\exp(-L/T)` with :math:`T = \alpha c / (2B)`: only the ratio α/B enters. In the chain the rate does too.
 
     Parameters
     ----------
@@ -235,8 +236,9 @@ def escape_steps(problem: Any, optimizer: Any, batch_size: Any) -> xr.Dataset:
 
     Notes
     -----
-    The equations :math:`(I - K) \tau = 1` lose as many digits as τ has. Elimination by sums of positive numbers (Grassmann,
-    Taksar & Heyman 1985) does not: the relative error is that of the quadrature, whatever the time.
+    The equations :math:`(I - K) \tau = 1` lose as many digits as τ has. Elimination by sums of positive numbers
+    (Grassmann, Taksar & Heyman 1985) does not: the relative error is that of the quadrature, whatever the time; above
+    1e300 steps it is infinite.
 
     Examples
     --------
@@ -252,7 +254,7 @@ def escape_steps(problem: Any, optimizer: Any, batch_size: Any) -> xr.Dataset:
     found, worst, nodes = np.zeros((len(names), settings.size, problem.size)), 0.0, 0
     for s, _, coordinate, entries in coordinates_of(problem, settings):
         well = _well(coordinate)
-        values, error, count = _refined(coordinate, lambda chain, level, well=well: _escape(chain, well))
+        values, error, count = _refined(coordinate, partial(_escape_of, well))
         theory = sde_escape(coordinate, window_of(coordinate, settles=False), well)
         for k, name in enumerate(names):
             found[k, s, entries] = values[0] if name == "steps" else theory[name]
@@ -303,8 +305,7 @@ def survival(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, recor
     flat, worst, nodes = np.zeros((settings.size, problem.size, at.size)), 0.0, 0
     for s, _, coordinate, entries in coordinates_of(problem, settings):
         well = _well(coordinate)
-        call = lambda chain, level, well=well: _surviving(chain, level, at, well)  # noqa: E731
-        values, error, count = _refined(coordinate, call)
+        values, error, count = _refined(coordinate, partial(_surviving, at, well))
         flat[s, entries] = values
         worst, nodes = max(worst, error), max(nodes, count)
     several = problem.size > 1
@@ -341,7 +342,8 @@ def _along(chain: Chain, level: int, at: NDArray[np.int64], which: int) -> tuple
     coordinate = chain.coordinate
     out = np.empty((2, at.size))
     begin, share = start_of(coordinate, level)
-    law, done, lost = chain.first_step(begin, share), 1, 0.0
+    law, done = chain.first_step(begin, share), 1
+    lost = max(0.0, 1.0 - float(law.sum()))
     loss = coordinate.loss(chain.x)
     for k, step in enumerate(at.tolist()):
         if step == 0:
@@ -350,7 +352,7 @@ def _along(chain: Chain, level: int, at: NDArray[np.int64], which: int) -> tuple
         lost += float(law @ chain.out) * (step - done)
         law, done = chain.later(law, step - done), step
         out[:, k] = law @ loss, _beyond(coordinate, chain.x, law)
-    if lost > _LOST:
+    if at[-1] > 0 and lost > _LOST:
         low, high = chain.window
         allowed = f"lie in the quadrature's range [{low:.6g}, {high:.6g}], and so that steps stay in it"
         raise ParameterError("initial_mean", coordinate.start[0], allowed)
@@ -391,7 +393,7 @@ def _inside(chain: Chain, well: int) -> tuple[Chain, Array]:
     return part, ndtr((barrier - part.mean) / part.spread)
 
 
-def _escape(chain: Chain, well: int) -> tuple[Array, Any]:
+def _escape_of(well: int, chain: Chain, level: int) -> tuple[Array, Any]:
     part, leave = _inside(chain, well)
     times = banded.absorption_times(part.band.copy(), part.width, leave, part.center)
     # From the minimum itself: one step, and what is left from where that leads.
@@ -400,7 +402,7 @@ def _escape(chain: Chain, well: int) -> tuple[Array, Any]:
     return steps, steps
 
 
-def _surviving(chain: Chain, level: int, at: NDArray[np.int64], well: int) -> tuple[Array, Any]:
+def _surviving(at: NDArray[np.int64], well: int, chain: Chain, level: int) -> tuple[Array, Any]:
     part, leave = _inside(chain, well)
     barrier = chain.coordinate.barrier
     assert barrier is not None

@@ -79,8 +79,8 @@ def steps_to_target(
     So modes that turn fast are scanned while they matter, monotone stretches are bisected, and the answer is
     the first passage either way. Why each minimum is at an end: ``docs/analytic.md``, section 4.
 
-    With multiplicative noise, what the start leaves may grow and fall like anything, but what constant noise leaves, with
-    all that feeds on it, only grows, and the rest is never less than the mean map alone would leave of it.
+    With multiplicative noise, :math:`N_t` is what constant noise leaves, with what feeds on that, and it never falls;
+    what is left of the start is never less than what the map of the means leaves of it, which takes the place of T.
 
     Decisions use risks of the accuracy of `mcnqm.analytic.risk`, so the step is exact unless the risk there
     and the target agree to 14 digits. Time grows like d · log₂(steps) where little oscillates.

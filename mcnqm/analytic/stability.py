@@ -25,8 +25,8 @@ def convergence_rate(
 
     With heavy-ball momentum, the larger root of :math:`x^2 - (1-\alpha h+\beta)x + \beta`:
     :math:`\sqrt\beta` as long as :math:`(1-\sqrt\beta)^2 \le \alpha h \le (1+\sqrt\beta)^2` (Zhang et al.
-    2019, section 3.2). The excess of the risk over its steady state shrinks by the square; with multiplicative noise more
-    slowly, see `largest_stable_lr`.
+    2019, section 3.2). The excess of the risk over its steady state shrinks by the square; more slowly with
+    multiplicative noise, see `largest_stable_lr`.
 
     Parameters
     ----------

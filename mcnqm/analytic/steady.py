@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import LOSS, dataset, moment_attrs, selection
 from mcnqm.analytic.linear.ladder import limit
-from mcnqm.analytic.linear.lifted import Strength, lift, rises, settled, strength_of
+from mcnqm.analytic.linear.lifted import Strength, cells_of, lift, rises, settled, strength_of
 from mcnqm.analytic.linear.maps import LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic.linear.roots import spectral_decay
 from mcnqm.problems import NoisyQuadratic, check_problem
@@ -33,7 +33,8 @@ def steady_state(
     plain SGD, the risk of a coordinate is :math:`\alpha c / (2B(2-\alpha h))`; with heavy-ball momentum,
     :math:`(1+\beta)\alpha c / (2B(2+2\beta-\alpha h)(1-\beta))` (Zhang et al. 2019, section 3.2). With weight decay
     λ, h becomes h + λ in the denominator, and the result is multiplied by h / (h + λ); with dampening d, α becomes
-    (1-d) α. With multiplicative noise, c is :math:`c + s P_{\theta\theta}`; where that feeds on itself, there is no limit.
+    (1-d) α. With multiplicative noise, c is :math:`c + s P_{\theta\theta}`, and beyond `largest_stable_lr` there is no
+    limit.
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ def _rising(linear: LinearMap, strength: Strength) -> NDArray[np.float64]:
     n, size = linear.step.initial.shape
     rows = settled(lift(linear.step, strength))
     P = np.empty((n, n, size))
-    for row, (i, j) in enumerate((i, j) for i in range(n) for j in range(i, n)):
+    for row, (i, j) in enumerate(cells_of(n)):
         P[i, j] = P[j, i] = rows[row]
     return P
 

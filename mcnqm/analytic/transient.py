@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mcnqm.analytic._labels import LOSS, dataset, moment_attrs, selection
 from mcnqm.analytic.linear.doubledouble import subtract
 from mcnqm.analytic.linear.ladder import StepMap, origin, walk, walk_sums
-from mcnqm.analytic.linear.lifted import Strength, begin, lift, rises, strength_of, walk_lifted
+from mcnqm.analytic.linear.lifted import Strength, begin, cells_of, lift, rises, strength_of, walk_lifted
 from mcnqm.analytic.linear.maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic.linear.scheduled import S00, S01, S11, SAA, V0, V1, VA, Walk, courses_of, unshared
 from mcnqm.problems import NoisyQuadratic, check_problem
@@ -281,7 +281,7 @@ def _rising(
     kept = _powers(plain, start, first, at, np.arange(n * (n + 1) // 2))
     S = np.empty((at.size, n, n, problem.size))
     with np.errstate(all="ignore"):
-        for row, (i, j) in enumerate((i, j) for i in range(n) for j in range(i, n)):
+        for row, (i, j) in enumerate(cells_of(n)):
             a, b = states[:, row], kept[:, row]
             high, _ = subtract((a[:, 0], a[:, 1]), (b[:, 0], b[:, 1]))
             S[:, i, j] = S[:, j, i] = high

@@ -46,8 +46,9 @@ def test_quadratics_have_their_closed_form(lr, noise, slope, mean, std, batch):
         found = chain.risk(problem, SGD(lr), batch, 40, record=at).risk.values
     except ParameterError as error:
         # Multiplicative noise has tails like powers: where they are fat, no window holds the chain.
-        assert error.name in {"lr", "initial_mean"} and slope > 0
-        return
+        if slope > 0 and error.name in {"lr", "initial_mean"}:
+            return
+        raise
     second, expected = mean**2 + std**2, []
     for step in range(41):
         if step in at:
@@ -110,7 +111,7 @@ def test_a_finer_grid_says_the_same(lr, batch):
     coordinate = Coordinate(WELLS, 0, lr, batch)
     window = window_of(coordinate)
     steps = float(chain.escape_steps(WELLS, SGD(lr), batch).steps)
-    finer = float(chain._escape(chain_on(coordinate, window, 3), 0)[0][0])
+    finer = float(chain._escape_of(0, chain_on(coordinate, window, 3), 3)[0][0])
     assert steps == pytest.approx(finer, rel=1e-8)
     wide = float(chain.stationary(WELLS, SGD(lr), batch).occupancy.sel(well="wide"))
     assert wide == pytest.approx(chain._settled(chain_on(coordinate, window, 3), None)[0][1], abs=1e-8)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcnqm import SGD, NoisyQuadratic, ParameterError, analytic, averaging, schedules
+from mcnqm import SGD, Adam, NoisyQuadratic, ParameterError, analytic, averaging, optimize_schedule, schedules
 
 OPTIMIZERS = {
     "sgd": SGD(0.3),
@@ -40,8 +40,8 @@ def recursion(problem, optimizer, batch, steps, average=None, digits=60, **chang
     values = {k: v if callable(v) else (lambda t, v=v: v) for k, v in {**optimizer._asdict(), **changing}.items()}
     total = [mpmath.mpf(0)] * (steps + 1)
     with mpmath.workdps(digits):
-        for h, c, m, sd, n, s in zip(*problem._arrays()[:6], strict=True):
-            h, c, m, sd, s = map(mpmath.mpf, (h, c, m, sd, s))
+        for entry in zip(*problem._arrays()[:6], strict=True):
+            h, c, m, sd, n, s = map(mpmath.mpf, map(float, entry))
             scale = h ** -mpmath.mpf(optimizer.precondition)
             state = mpmath.matrix([1, 0, 1])
             P = (m * m + sd * sd) * state * state.T
@@ -93,7 +93,7 @@ def test_moments_add_up_to_the_risk(name, slope, batch, average):
 
 
 def test_long_runs_in_sixty_digits():
-    """SGD near its edge, where s decides, for a million million steps: in closed form E θ² = ρᵗ P₀ + q (1 - ρᵗ)/(1 - ρ)."""
+    """SGD near its edge, where s decides, for 10¹² steps: in closed form E θ² = ρᵗ P₀ + q (1 - ρᵗ)/(1 - ρ)."""
     for lr, slope, batch, t in itertools.product([1e-6, 0.3, 1.31], [0.5, 3e-8], [1.0, 3.0], [10**6, 10**12]):
         problem = NoisyQuadratic([1.0], 0.3, 0.7, 0.1, multiplicative_noise=slope)
         with mpmath.workdps(60):
@@ -236,8 +236,6 @@ def test_what_knows_it_not_says_so():
             with pytest.raises(ParameterError) as error:
                 call(problem)
             assert error.value.name == name
-    from mcnqm import Adam, optimize_schedule
-
     for call in (
         lambda: analytic.theorem1(rising, SGD(0.1), 4, 10),
         lambda: analytic.mean_field.risk(rising, Adam(0.1), 4, 10),

@@ -19,6 +19,7 @@ __all__ = ["absorption_times", "advance", "bandwidth", "dense", "fill", "station
 
 Array = NDArray[np.float64]
 
+
 @njit
 def bandwidth(x: Array, mean: Array, spread: Array, reach: float) -> int:
     """How many nodes to either side a step may go, that many standard deviations far."""
@@ -87,7 +88,8 @@ def stationary(band: Array, width: int, center: int) -> Array:
         for i in range(max(0, k - width), k):
             law[k] += law[i] * band[i, k - i + width]
         law[k] /= total[k]
-    return law / law.sum()
+    law /= law.sum()
+    return law
 
 
 @njit

@@ -24,7 +24,9 @@ _LINEAR = "mcnqm.analytic.risk knows every linear optimizer on a NoisyQuadratic,
 
 @dataclass(frozen=True)
 class Coordinate:
-    r"""A coordinate of a problem at one learning rate and batch size: :math:`\theta' \sim N(m(\theta), \sigma(\theta)^2)`.
+    r"""A coordinate of a problem at one learning rate and batch size.
+
+    A step is :math:`\theta' \sim N(m(\theta), \sigma(\theta)^2)`.
 
     Attributes
     ----------
@@ -42,8 +44,8 @@ class Coordinate:
     def loss(self, theta: Array) -> Array:
         """Loss above the least one, shape of `theta`."""
         if isinstance(self.problem, NoisyQuadratic):
-            loss: Array = 0.5 * self.problem.curvature[self.entry] * theta**2
-            return loss
+            half: Array = 0.5 * self.problem.curvature[self.entry] * theta**2
+            return half
         return self._of("loss", theta) - self.problem.floor[self.entry]
 
     def gradient(self, theta: Array) -> Array:
@@ -62,7 +64,8 @@ class Coordinate:
         return self._of("variance", theta)
 
     def _of(self, name: str, theta: Array) -> Array:
-        return getattr(self.problem, name)(theta[..., np.newaxis])[..., self.entry]  # type: ignore[no-any-return]
+        values: Array = getattr(self.problem, name)(theta[..., np.newaxis])[..., self.entry]
+        return values
 
     def mean(self, theta: Array) -> Array:
         """Where a step from `theta` goes on average."""
@@ -130,9 +133,10 @@ def chain_settings(optimizer: Any, batch_size: Any) -> Settings:
 
 def coordinates_of(problem: Any, settings: Settings) -> Iterator[tuple[int, int, Coordinate, list[int]]]:
     """Distinct coordinates of every setting: the setting, one entry, the coordinate, and all entries like it."""
-    numbers = [problem.curvature, problem.noise, problem.multiplicative_noise] if isinstance(
-        problem, NoisyQuadratic
-    ) else list(problem.numbers)  # fmt: skip
+    if isinstance(problem, NoisyQuadratic):
+        numbers = [problem.curvature, problem.noise, problem.multiplicative_noise]
+    else:
+        numbers = list(problem.numbers)
     table = np.stack([*numbers, problem.initial_mean, problem.initial_std])
     _, first, which = np.unique(table, axis=1, return_index=True, return_inverse=True)
     which = which.ravel()

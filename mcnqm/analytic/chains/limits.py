@@ -5,6 +5,8 @@ r"""The SDE that a chain tends to as its rate goes to 0 at a fixed ratio to the 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +33,7 @@ def sde_law(coordinate: Coordinate, window: tuple[float, float]) -> tuple[Array,
 def _grid(coordinate: Coordinate, window: tuple[float, float]) -> tuple[Array, Array, Array]:
     barrier = coordinate.barrier
     cuts = [window[0], window[1]] if barrier is None else [window[0], barrier, window[1]]
-    parts = [np.linspace(a, b, _PANELS + 1) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    parts = [np.linspace(a, b, _PANELS + 1) for a, b in pairwise(cuts)]
     edges = np.concatenate([parts[0], *(part[1:] for part in parts[1:])])
     return *gauss_panels(edges, _ORDER), edges
 
@@ -94,7 +96,7 @@ class Escape:
         low = window[0] if self.well == 0 else -window[1]
         points = sorted({low, sign * self.start, *(p for p in (sign * self.barrier,) if p < sign * to), sign * to})
         edges = np.concatenate([
-            np.linspace(a, b, _PANELS + 1)[:-1] for a, b in zip(points[:-1], points[1:], strict=True)
+            np.linspace(a, b, _PANELS + 1)[:-1] for a, b in pairwise(points)
         ])  # fmt: skip
         edges = np.append(edges, points[-1])
         x, weight = gauss_panels(edges, _ORDER)

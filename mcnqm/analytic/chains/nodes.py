@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,10 @@ _FLUX = 1e-20
 """Chance of a step beyond the window, in the stationary law, that is let pass."""
 
 _FAR = 9.5
+"""Standard deviations of the start that are looked at, 2e-21 beyond."""
+
+_NEAR = 6.2
+"""Of the start, and of the step that follows, for which a window has room: what is beyond, 6e-10, counts as lost."""
 
 
 def gauss_panels(edges: Array, order: int = _ORDER) -> tuple[Array, Array]:
@@ -100,7 +105,7 @@ class Chain:
     def band(self) -> Array:
         """The transition matrix, as `mcnqm.analytic.chains.banded` keeps it."""
         check_memory(16.0 * self.x.size * (2 * self.width + 1), "transition matrices", "lr", self.coordinate.lr)
-        return banded.fill(self.x, self.weight, self.mean, self.spread, self.width, self.reach)  # type: ignore[no-any-return]
+        return banded.fill(self.x, self.weight, self.mean, self.spread, self.width, self.reach)
 
     @cached_property
     def out(self) -> Array:
@@ -111,7 +116,7 @@ class Chain:
 
     def stationary(self) -> Array:
         """Stationary law on the nodes."""
-        return banded.stationary(self.band.copy(), self.width, self.center)  # type: ignore[no-any-return]
+        return banded.stationary(self.band.copy(), self.width, self.center)
 
     def part(self, inside: NDArray[np.bool_], edges: tuple[float, float]) -> Chain:
         """The nodes on one side of a barrier."""
@@ -133,7 +138,7 @@ class Chain:
         gone = np.zeros(self.x.size) if leave is None else leave
         n = self.x.size
         if steps * (2 * self.width + 1.0) < 0.2 * n * n * max(steps, 1).bit_length():
-            return banded.advance(law, self.band, self.width, gone, steps)  # type: ignore[no-any-return]
+            return banded.advance(law, self.band, self.width, gone, steps)
         powers = self._powers.setdefault(name, [(banded.dense(self.band, self.width, gone), gone)])
         for j in range(steps.bit_length()):
             if j == len(powers):
@@ -174,10 +179,8 @@ def window_of(coordinate: Coordinate, settles: bool = True) -> tuple[float, floa
         if below <= _FLUX and above <= _FLUX:
             return low, high
         reach = 0.06 * (high - low)
-        wider = (
-            max(low - reach * (below > _FLUX), coordinate.bounds[0]),
-            min(high + reach * (above > _FLUX), coordinate.bounds[1]),
-        )
+        left, right = coordinate.bounds
+        wider = (max(low - reach * (below > _FLUX), left), min(high + reach * (above > _FLUX), right))
         if wider == (low, high):
             break
         at = np.array(wider)
@@ -196,14 +199,14 @@ def _first_window(coordinate: Coordinate) -> tuple[float, float]:
     """Where the SDE's stationary density is not negligible, and where the first step may lead."""
     mu, sigma = coordinate.start
     anchors = [*coordinate.minima, mu]
-    begin = mu + sigma * np.linspace(-_FAR, _FAR, 41)
+    begin = mu + sigma * np.linspace(-_NEAR, _NEAR, 41)
     variance = coordinate.variance(begin)
     if not (variance > 0).all():
         raise ParameterError("variance", float(variance.min()), "be > 0 in a chain: a step must have a density")
     m, s = coordinate.mean(begin), coordinate.spread(begin)
     if not (np.isfinite(m).all() and np.isfinite(s).all()):
         raise ParameterError("initial_mean", mu, "lie where the loss has a gradient")
-    low, high = min(min(anchors), (m - _FAR * s).min()), max(max(anchors), (m + _FAR * s).max())
+    low, high = float(min(*anchors, *(m - _NEAR * s))), float(max(*anchors, *(m + _NEAR * s)))
     if low < coordinate.bounds[0] or high > coordinate.bounds[1]:
         allowed = f"lie so that a step stays in the quadrature's range [{coordinate.bounds[0]}, {coordinate.bounds[1]}]"
         raise ParameterError("initial_mean", mu, allowed)
@@ -250,7 +253,7 @@ def start_of(coordinate: Coordinate, level: int) -> tuple[Array, Array]:
 def chain_on(coordinate: Coordinate, window: tuple[float, float], level: int) -> Chain:
     """The chain on a window, with panels half as long for every `level`; they end at the barrier."""
     cuts = [window[0], *([coordinate.barrier] if coordinate.barrier is not None else []), window[1]]
-    spots = [np.linspace(a, b, _SPOTS) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    spots = [np.linspace(a, b, _SPOTS) for a, b in pairwise(cuts)]
     edges = [_edges(coordinate, at, level) for at in spots]
     x, weight = gauss_panels(np.concatenate([edges[0], *(more[1:] for more in edges[1:])]))
     mean, spread = coordinate.mean(x), coordinate.spread(x)
@@ -262,15 +265,14 @@ def chain_on(coordinate: Coordinate, window: tuple[float, float], level: int) ->
 def _edges(coordinate: Coordinate, at: Array, level: int) -> Array:
     slope = np.gradient(coordinate.mean(at), at)
     bend = np.abs(np.gradient(slope, at))
-    # As a function of where it begins, a step's density is narrower by the slope of its mean, which a panel must follow.
+    # As a function of where it begins, a step's density is narrower by the slope of its mean; a panel follows that.
     steep = np.maximum(1.0, np.abs(slope))
     length = 1.0 / (steep / coordinate.spread(at) + bend / steep)
-    panels = np.concatenate([[0.0], np.cumsum(0.5 * (1.0 / length[1:] + 1.0 / length[:-1]) * np.diff(at))]) / _COARSE
+    density = 0.5 * (1.0 / length[1:] + 1.0 / length[:-1]) / _COARSE
+    panels = np.concatenate([[0.0], np.cumsum(density * np.diff(at))])
     count = int(np.ceil(panels[-1])) * 2**level
     if not np.isfinite(panels[-1]) or count * _ORDER > _MOST_NODES:
         raise _too_fine(coordinate, float(panels[-1]) * _ORDER * 2**level)
     edges = np.interp(np.linspace(0.0, panels[-1], max(count, 1) + 1), panels, at)
     edges[0], edges[-1] = at[0], at[-1]
     return edges
-
-

@@ -4,9 +4,9 @@ With the variance :math:`(c + s \theta^2)/B` of a gradient, :math:`P = E\,s s^T`
 
 .. math:: P' = A P A^T + b b^T \alpha'^2 (c + s P_{\theta\theta}) / B,
 
-which is linear in the entries of P and 1. So it is one matrix per coordinate and batch size, of 2, 4 or 7 rows (one, two or
-three states), in double-doubles, and steps are its powers. The mean does not see s; what P has beyond it is variance,
-:math:`P - E\theta(0)^2\, v v^T`, and 31 digits survive that difference.
+which is linear in the entries of P and 1. So it is one matrix per coordinate and batch size, of 2, 4 or 7 rows for one,
+two or three states, in double-doubles, and steps are its powers. The mean does not see s; what P has
+beyond it is variance, :math:`P - E\theta(0)^2\, v v^T`, and 31 digits survive that difference.
 """
 
 from __future__ import annotations
@@ -32,7 +32,19 @@ from mcnqm.analytic.linear.ladder import State, StepMap
 from mcnqm.analytic.linear.maps import LinearMap
 from mcnqm.problems import NoisyQuadratic
 
-__all__ = ["Strength", "begin", "climb", "gathered", "lift", "product", "rises", "settled", "spread_of", "strength_of", "walk_lifted"]
+__all__ = [
+    "Strength",
+    "begin",
+    "climb",
+    "gathered",
+    "lift",
+    "product",
+    "rises",
+    "settled",
+    "spread_of",
+    "strength_of",
+    "walk_lifted",
+]
 
 Array = NDArray[np.float64]
 
@@ -67,14 +79,15 @@ def strength_of(problem: NoisyQuadratic, values: dict[str, float], batch_size: f
     return Strength(np.stack(fixed), np.stack(slope))
 
 
-def _cells(n: int) -> list[tuple[int, int]]:
+def cells_of(n: int) -> list[tuple[int, int]]:
+    """The upper triangle, row by row."""
     return [(i, j) for i in range(n) for j in range(i, n)]
 
 
 def lift(step: StepMap, strength: Strength) -> Array:
     """The map of (P, 1), shape (m, m, 2, size): the upper triangle of P row by row, and 1."""
     n, size = step.matrix.shape[0], step.matrix.shape[3]
-    cells = _cells(n)
+    cells = cells_of(n)
     m = len(cells) + 1
     out = np.zeros((m, m, 2, size))
 
@@ -99,7 +112,7 @@ def begin(problem: NoisyQuadratic, linear: LinearMap, strength: Strength) -> tup
     n, size = linear.step.initial.shape
     second = double(problem.initial_second_moment)
     start = _whole(n, size)
-    for row, (i, j) in enumerate(_cells(n)):
+    for row, (i, j) in enumerate(cells_of(n)):
         both = multiply(double(linear.step.initial[i]), double(linear.step.initial[j]))
         start[row] = np.stack(multiply(second, both))
     if linear.opening is None:
@@ -111,14 +124,14 @@ def _opened(opening: State, second: DoubleDouble, strength: Strength) -> Array:
     n, size = opening.vector.shape[0], opening.vector.shape[2]
     first = _whole(n, size)
     drive = add(_pair(strength.fixed), multiply(_pair(strength.slope), second))
-    for row, (i, j) in enumerate(_cells(n)):
+    for row, (i, j) in enumerate(cells_of(n)):
         kept = multiply(second, multiply(_pair(opening.vector[i]), _pair(opening.vector[j])))
         first[row] = np.stack(add(kept, multiply(drive, _pair(opening.noise[i, j]))))
     return first
 
 
 def _whole(n: int, size: int) -> Array:
-    out = np.zeros((len(_cells(n)) + 1, 2, size))
+    out = np.zeros((len(cells_of(n)) + 1, 2, size))
     out[-1, 0] = 1.0
     return out
 
@@ -128,18 +141,18 @@ def spread_of(state: Array, vector: Array, second: Array) -> Array:
     n, size = vector.shape[0], vector.shape[2]
     out = np.empty((n, n, 2, size))
     with np.errstate(all="ignore"):
-        for row, (i, j) in enumerate(_cells(n)):
+        for row, (i, j) in enumerate(cells_of(n)):
             kept = multiply(double(second), multiply(_pair(vector[i]), _pair(vector[j])))
             out[i, j] = out[j, i] = np.stack(subtract(_pair(state[row]), kept))
     return out
 
 
 def gathered(noise: Array, vector: Array, second: Array) -> Array:
-    """(P, 1), shape (m, 2, size), from the covariance (n, n, 2, size) beyond the start's own, and v: see `spread_of`."""
+    """(P, 1), shape (m, 2, size), from the covariance (n, n, 2, size) beyond the start's own, and v (n, 2, size)."""
     n, size = vector.shape[0], vector.shape[2]
     out = _whole(n, size)
     with np.errstate(all="ignore"):
-        for row, (i, j) in enumerate(_cells(n)):
+        for row, (i, j) in enumerate(cells_of(n)):
             kept = multiply(double(second), multiply(_pair(vector[i]), _pair(vector[j])))
             out[row] = np.stack(add(_pair(noise[i, j]), kept))
     return out

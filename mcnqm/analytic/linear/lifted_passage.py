@@ -1,8 +1,8 @@
 r"""First passage in a stretch with a constant map, under noise that rises with the parameter.
 
-The second moments split in two: what constant noise has left since the stretch began, with what feeds on it,
-:math:`N_t`, which never falls; and what is left of the state then, which is at least what the map of the means leaves of
-it. So as for constant noise, intervals are jumped over where a bound from their two ends exceeds the target.
+The second moments split in two: what constant noise has left since the stretch began, with what feeds on it, which
+never falls; and what is left of the state then, which is at least what the map of the means leaves of it. So as for
+constant noise, intervals are jumped over where a bound from their two ends exceeds the target.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mcnqm.analytic.linear.lifted import gathered, product
+from mcnqm.analytic.linear.lifted import cells_of, gathered, product
 from mcnqm.analytic.linear.passage_bounds import Goal, lower_bound, motion_of, roots_of
 from mcnqm.analytic.linear.scheduled import COUNTING, Piece, Walk, stretch_map
 
@@ -31,7 +31,7 @@ def rising_passage(walk: Walk, piece: Piece, target: float) -> float:
     state[:, 0] = gathered(noise, vector, problem.initial_second_moment)
     state[-1, 0] = 0.0
     state[-1, 1, 0] = 1.0
-    cells = [(i, j) for i in range(n) for j in range(i, n)]
+    cells = cells_of(n)
     readout = n - 1 if course.averaged else 0
     row = cells.index((readout, readout))
     half = 0.5 * problem.multiplicity * problem.curvature

@@ -260,7 +260,9 @@ class Walk:
         out = np.zeros((2, looks.size))
         table = self.course.table(start, stop)
         drive = self._drive if self.rising else np.empty((0, self.problem.size))
-        _walk(self.state, self.curvature, self.unit, self._shape, table, looks - start, self.weights, drive, out, _BLOCK)
+        _walk(
+            self.state, self.curvature, self.unit, self._shape, table, looks - start, self.weights, drive, out, _BLOCK
+        )
         self.step = stop
         return out
 
@@ -277,7 +279,6 @@ class Walk:
             _climb(whole, piece.stop - piece.start, vector, noise, 128)
         self.state = back(vector, noise)
         self.step = piece.stop
-
 
     def lifted(self, whole: StepMap) -> Array:
         """The map of second moments in a piece, under noise that rises with the parameter."""

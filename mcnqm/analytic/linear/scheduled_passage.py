@@ -36,6 +36,7 @@ _WIDTH = 128
 _FIRST_LOOK, _LONGEST_LOOK = 256, 2**13
 """Steps that are taken before their risks are compared, at first and at most."""
 
+
 def first_passages(problem: NoisyQuadratic, course: Course, batch_size: Array, target: Array, last: int) -> Array:
     """First step at or below each target, inf if there is none up to `last`.
 
