@@ -105,11 +105,13 @@ def fill_student(calls, trajectories, coordinate, purpose, df, seed, words, z):
             words[2 * n + j] = c
             words[3 * n + j] = d
         for part in range(2):
-            first = (2 * half + part) * n
+            # Slices, since an index that may be negative keeps loops from vectorizing.
+            draw = z[(2 * half + part) * n : (2 * half + part + 1) * n]
+            radius, angle = words[2 * part * n : (2 * part + 1) * n], words[(2 * part + 1) * n : (2 * part + 2) * n]
             for j in range(n):
-                z[first + j] = _student_radius(words[2 * part * n + j], per, scale)
+                draw[j] = _student_radius(radius[j], per, scale)
             for j in range(n):
-                z[first + j] = turned(z[first + j], words[(2 * part + 1) * n + j])[0]
+                draw[j] = turned(draw[j], angle[j])[0]
 
 
 @numba.njit(**OPTIONS)
