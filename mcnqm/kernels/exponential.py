@@ -5,8 +5,9 @@ degree 11 (3e-18) in float64 and 6 (2e-9) in float32, so that rounding is all th
 place in float64, and two in float32. Numbers beyond 700 (80 in float32) are taken for those, so that nothing overflows
 and no result is subnormal.
 
-``log(x) = k log 2 + log(m)`` with x = 2**k m, m within a factor sqrt(2) of 1; log(m) is that of FreeBSD's ``e_log.c``, off
-by less than one unit in the last place. It is computed in float64, and subnormal numbers have no exact one.
+``log(x) = k log 2 + log(m)`` with ``x = 2**k m``, m within a factor sqrt(2) of 1; log(m) is that of FreeBSD's
+``e_log.c``, off by less than one unit in the last place. It is computed in float64; those of
+subnormal numbers are wrong.
 """
 
 from __future__ import annotations

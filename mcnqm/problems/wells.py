@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from mcnqm.domains import choice, finite, integer, nonnegative, positive
 from mcnqm.errors import ParameterError
 from mcnqm.problems.arithmetic import exp, fma, helper, log, number
-from mcnqm.problems.landscape import Landscape, give_functions, landscape
+from mcnqm.problems.landscapes import Landscape, give_functions, landscape
 from mcnqm.problems.problem import frozen, shaped
 
 __all__ = ["DoubleWell", "QuarticWell"]
