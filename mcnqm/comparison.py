@@ -22,8 +22,9 @@ from mcnqm import analytic
 from mcnqm.domains import Domain, integer
 from mcnqm.engine import Job, Pool, first_trajectories, run_paths
 from mcnqm.errors import ParameterError
+from mcnqm.expectations import expectation_agreement
 from mcnqm.optimizers import SGD, Number
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic, Problem, check_any_problem, is_gaussian
 from mcnqm.progress import meter_of
 from mcnqm.record import MAX_STEPS, recorded_steps
 from mcnqm.schedules import Schedule
@@ -70,7 +71,7 @@ EXACT = Theory(analytic.moments, analytic.transition, analytic.risk)
 
 
 def agreement(
-    problem: NoisyQuadratic,
+    problem: Problem,
     optimizer: Any,
     batch_size: Number,
     steps: int,
@@ -88,10 +89,12 @@ def agreement(
 
     Parameters
     ----------
-    problem : NoisyQuadratic
-        All coordinates are compared; a few hundred are enough to notice anything.
+    problem : NoisyQuadratic or landscape
+        All coordinates are compared; a few hundred are enough to notice anything. With multiplicative noise or Student's
+        t, and on landscapes, no law is Gaussian: there, expectations are compared, with fewer answers (see below).
     optimizer : SGD
-        A linear optimizer; hyperparameters may be swept.
+        A linear optimizer; hyperparameters may be swept. On a landscape, plain SGD, whose theory is
+        `mcnqm.analytic.chain`.
     batch_size : Number
         Examples per step.
     steps : int
@@ -122,6 +125,9 @@ def agreement(
         - ``p_value`` (…): of the sum of all squared ``z_independent``; uniform under agreement.
         - ``agrees`` (…): whether consistent and ``p_value >= error_rate``.
 
+        Where no law is Gaussian: ``z`` of the risk and, of two wells, the occupancy; ``p_value``, the smallest of
+        these times their number, approximate as sample means are only nearly normal; ``agrees``.
+
     Raises
     ------
     ParameterError
@@ -140,8 +146,7 @@ def agreement(
     >>> bool(report.agrees)
     True
     """
-    if not isinstance(problem, NoisyQuadratic):
-        raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
+    check_any_problem(problem)
     if not isinstance(optimizer, SGD):
         raise ParameterError("optimizer", optimizer, "be linear in the gradient (mcnqm.SGD)")
     if not isinstance(optimizer.dampening, float):
@@ -152,6 +157,12 @@ def agreement(
     count = integer("trajectories", trajectories, 8, 2**32)
     if _rate.check("error_rate", error_rate).ndim:
         raise ParameterError("error_rate", error_rate, "be a number")
+    if not is_gaussian(problem):
+        if theory is not EXACT:
+            raise ParameterError("theory", theory, "be left out where noise is not Gaussian, of one variance")
+        given: dict[str, Any] = {"trajectories": count, "seed": seed, "error_rate": error_rate}
+        given |= {"executor": executor, "threads": threads, "progress": progress}
+        return expectation_agreement(problem, optimizer, batch_size, wanted, **given)
     exact = _Exact(theory, problem, optimizer, batch_size, wanted)
 
     keep = 2 if exact.buffer else 1

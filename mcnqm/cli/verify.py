@@ -16,7 +16,7 @@ from mcnqm.comparison import agreement
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import DoubleWell, NoisyQuadratic, Problem, QuarticWell
 
 __all__ = ["LINEAR_OPTIMIZERS", "verify_command"]
 
@@ -34,6 +34,26 @@ LINEAR_OPTIMIZERS: dict[str, SGD] = {
 }
 """Every kind of linear optimizer, well inside stability and near its edge."""
 
+_MOMENTS = ["theta_mean", "theta_variance", "momentum_mean", "momentum_variance", "theta_momentum_covariance", "risk"]
+
+
+def _other_laws(problem: NoisyQuadratic) -> dict[str, tuple[Problem, SGD]]:
+    """Problems under which no law is Gaussian: their expectations are compared."""
+    h = problem.curvature
+    rising = NoisyQuadratic(h, multiplicative_noise=0.5 * h**2)
+    heavy = NoisyQuadratic(h, noise_df=6.0)
+    return {
+        "SGD, multiplicative noise": (rising, SGD(lr=0.5)),
+        "momentum, multiplicative noise": (rising, SGD(lr=0.05, momentum=0.9)),
+        "Nesterov, multiplicative noise": (rising, SGD(lr=0.05, momentum=0.9, nesterov=True)),
+        "p = 0.5, multiplicative noise": (rising, SGD(lr=0.2, precondition=0.5)),
+        "SGD, Student's t": (heavy, SGD(lr=0.5)),
+        "momentum, Student's t": (heavy, SGD(lr=0.05, momentum=0.9)),
+        "SGD, two wells": (DoubleWell(), SGD(lr=0.1)),
+        "SGD, quartic well": (QuarticWell(), SGD(lr=0.1)),
+    }
+
+
 
 def verify_command(
     optimizer: Annotated[
@@ -49,10 +69,11 @@ def verify_command(
     seed: Annotated[int, typer.Option(help="Try another: the false-alarm rate says how often it may fail.")] = 0,
     error_rate: Annotated[float, typer.Option(help="Chance that any of the rows is a false alarm.")] = 1e-3,
 ) -> None:
-    """Hold simulation and theory against each other, for all linear optimizers.
+    """Hold simulation and theory against each other, for all linear optimizers and kinds of problems.
 
     For each, means, variances, the covariance with the momentum buffer and the risk are compared at nine steps. The
     columns show the largest z-score of each; the verdict comes from one p-value that accounts for their correlation.
+    Then noise that rises with the parameter, Student's t and landscapes, where expectations are compared.
     Exits with 1 if any disagrees.
     """
     problem = NoisyQuadratic.power_law(integer("dim", dim, 1))
@@ -62,7 +83,10 @@ def verify_command(
         if swept:
             raise ParameterError("optimizer", text, f"have a single value of {', '.join(swept)}")
     batch = parse_numbers("batch_size", batch_size)
-    rows = len(chosen) * np.size(batch)
+    cases: dict[str, tuple[Problem, SGD]] = {label: (problem, one) for label, one in chosen.items()}
+    if not optimizer:
+        cases |= _other_laws(problem)
+    rows = len(cases) * np.size(batch)
     table = Table(
         title=f"simulation against theory: largest |z| over steps, d = {dim}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
@@ -71,9 +95,9 @@ def verify_command(
         table.add_column(heading, justify="right")
     table.add_column("verdict")
     failed = 0
-    for label, one in chosen.items():
+    for label, (model, one) in cases.items():
         report = agreement(
-            problem,
+            model,
             one,
             batch,
             steps,
@@ -86,7 +110,7 @@ def verify_command(
         for k in range(flat.sizes["batch_size"]):
             row = flat.isel(batch_size=k)
             # Where a start is certain, or a buffer still empty, there is no z: of the others, the largest.
-            largest = np.fmax.reduce(np.abs(row["z"].values), axis=-1)
+            largest = np.fmax.reduce(np.abs(row["z"].reindex(moment=_MOMENTS).values), axis=-1)
             agrees = bool(row["agrees"])
             failed += not agrees
             table.add_row(

@@ -1,9 +1,13 @@
-"""Exponentials that vectorize: powers of two by their bits, the rest by a polynomial.
+"""Exponentials and logarithms that vectorize: powers of two by their bits, the rest by a polynomial.
 
 ``x = k log 2 + f`` with ``|f| <= log(2)/2``, ``exp(x) = 2**k p(f)``. The polynomials are minimax in relative error, of
 degree 11 (3e-18) in float64 and 6 (2e-9) in float32, so that rounding is all there is: less than one unit in the last
 place in float64, and two in float32. Numbers beyond 700 (80 in float32) are taken for those, so that nothing overflows
 and no result is subnormal.
+
+``log(x) = k log 2 + log(m)`` with ``x = 2**k m``, m within a factor sqrt(2) of 1; log(m) is that of FreeBSD's
+``e_log.c``, off by less than one unit in the last place. It is computed in float64; those of
+subnormal numbers are wrong.
 """
 
 from __future__ import annotations
@@ -12,10 +16,10 @@ import numpy as np
 from numba.core import types
 from numba.extending import overload
 
-from mcnqm.kernels.jit import double_bits, double_from_bits, float_bits, float_from_bits, fma, scalar
-from mcnqm.problems.arithmetic import exp
+from mcnqm.kernels.jit import double_bits, double_from_bits, float_bits, float_from_bits, fma, number, scalar
+from mcnqm.problems.arithmetic import exp, log
 
-__all__ = ["exp32", "exp64", "expm1_positive"]
+__all__ = ["exp32", "exp64", "expm1_positive", "log64"]
 
 _f, _d = np.float32, np.float64
 
@@ -41,6 +45,16 @@ _EXP_32 = tuple(
     )
 )
 _ONE_32 = _f(1.0)
+_SQRT_HALF_BITS = np.int64(0x3FE6A09E667F3BCD)
+_ONE_64, _TWO_64, _HALF_64, _ZERO_64, _INF_64 = _d(1.0), _d(2.0), _d(0.5), _d(0.0), _d(np.inf)
+_NAN_64 = _d(np.nan)
+_LOG_64 = tuple(
+    _d(c)
+    for c in (
+        *(1.479819860511658591e-01, 1.531383769920937332e-01, 1.818357216161805012e-01, 2.222219843214978396e-01),
+        *(2.857142874366239149e-01, 3.999999999940941908e-01, 6.666666666666735130e-01),
+    )
+)
 
 
 @scalar
@@ -94,6 +108,34 @@ def expm1_positive(x):
     less, k = _reduced_32(x)
     power = float_from_bits(np.uint32(float_bits(_ONE_32) + k))
     return fma(power, less, power - _ONE_32)
+
+
+@scalar
+def log64(x):
+    """The natural logarithm of a float64."""
+    k = (double_bits(x) - _SQRT_HALF_BITS) >> _MANTISSA_64
+    f = double_from_bits(double_bits(x) - (k << _MANTISSA_64)) - _ONE_64
+    # k to float64 by its bits: there is no vector instruction for it everywhere.
+    power = double_from_bits(double_bits(_ROUND_64) + k) - _ROUND_64
+    s = f / (_TWO_64 + f)
+    z = s * s
+    r = fma(_LOG_64[0], z, _LOG_64[1])
+    r = fma(r, z, _LOG_64[2])
+    r = fma(r, z, _LOG_64[3])
+    r = fma(r, z, _LOG_64[4])
+    r = fma(r, z, _LOG_64[5])
+    r = fma(r, z, _LOG_64[6])
+    half = _HALF_64 * f * f
+    low = fma(power, _LOG_2_LOW_64, s * fma(r, z, half))
+    found = fma(power, _LOG_2_HIGH_64, f - (half - low))
+    found = found if x < _INF_64 else x
+    found = -_INF_64 if x == _ZERO_64 else found
+    return _NAN_64 if x < _ZERO_64 else found
+
+
+@overload(log, jit_options={"forceinline": True})
+def _log(x):
+    return lambda x: number(log64(np.float64(x)), x)
 
 
 @overload(exp, jit_options={"forceinline": True})

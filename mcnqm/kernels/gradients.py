@@ -1,7 +1,7 @@
 """One coordinate's loss, gradient and noise, chosen by the type of what describes it.
 
 For the plain quadratic that is a number, the curvature, and its compiled code is a multiplication. For any other kind
-it is the NamedTuple of its numbers, and the functions are those of `mcnqm.problems.landscape`.
+it is the NamedTuple of its numbers, and the functions are those of `mcnqm.problems.landscapes`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import mcnqm.kernels.exponential  # noqa: F401 - what `exp` is in a kernel
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.jit import fma, load_row, number, scalar
 from mcnqm.kernels.sources import source
-from mcnqm.problems.landscape import Functions, functions_of, give_functions
+from mcnqm.problems.landscapes import Functions, functions_of, give_functions
 
 __all__ = [
     "Kind",

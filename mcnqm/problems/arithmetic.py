@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numba.extending import register_jitable
 
-__all__ = ["exp", "fma", "helper", "number"]
+__all__ = ["exp", "fma", "helper", "log", "number"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,3 +44,8 @@ def number(value: float, like: Any) -> Any:
 def exp(x: Any) -> Any:
     """The exponential. In a kernel it becomes a vector, and stops at exp(-700) and exp(700), in float32 at 80."""
     return np.exp(x)
+
+
+def log(x: Any) -> Any:
+    """The natural logarithm. In a kernel it becomes a vector."""
+    return np.log(x)

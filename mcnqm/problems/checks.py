@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeGuard
 
 from mcnqm.errors import ParameterError
-from mcnqm.problems.landscape import Landscape
+from mcnqm.problems.landscapes import Landscape
 from mcnqm.problems.noisy_quadratic import NoisyQuadratic
 
 __all__ = ["check_constant_noise", "check_problem", "is_gaussian", "is_quadratic", "unknown_to_twins"]

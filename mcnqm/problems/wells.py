@@ -10,8 +10,8 @@ from scipy.optimize import brentq
 
 from mcnqm.domains import choice, finite, integer, nonnegative, positive
 from mcnqm.errors import ParameterError
-from mcnqm.problems.arithmetic import exp, helper, number
-from mcnqm.problems.landscape import Landscape, give_functions, landscape
+from mcnqm.problems.arithmetic import exp, fma, helper, log, number
+from mcnqm.problems.landscapes import Landscape, give_functions, landscape
 from mcnqm.problems.problem import frozen, shaped
 
 __all__ = ["DoubleWell", "QuarticWell"]
@@ -86,27 +86,29 @@ class _Wells(NamedTuple):
     sharpness: Any
 
 
+# What does not depend on theta a kernel computes once, so the difference of the parabolas is two multiply-adds.
+
+
 @helper
-def _two_parabolas(theta: Any, p: Any) -> Any:
-    """Distance from each parabola's center, and how much higher the sharp one is here."""
-    left, right = theta - p.sharp_center, theta - p.wide_center
+def _higher(theta: Any, p: Any) -> Any:
+    """How much higher the sharp parabola is than the wide one."""
     half = number(0.5, theta)
-    return left, right, half * p.sharp * left * left - half * p.wide * right * right - p.offset
+    curve, slope = half * (p.sharp - p.wide), p.wide * p.wide_center - p.sharp * p.sharp_center
+    level = half * (p.sharp * p.sharp_center * p.sharp_center - p.wide * p.wide_center * p.wide_center) - p.offset
+    return fma(fma(curve, theta, slope), theta, level)
 
 
 def _wells_loss(theta: Any, p: Any) -> Any:
-    left, right, higher = _two_parabolas(theta, p)
-    half = number(0.5, theta)
+    left, right, half = theta - p.sharp_center, theta - p.wide_center, number(0.5, theta)
     lower = np.minimum(half * p.sharp * left * left, p.offset + half * p.wide * right * right)
-    return lower - np.log1p(exp(-p.sharpness * np.abs(higher))) / p.sharpness
+    return lower - log(number(1.0, theta) + exp(-p.sharpness * np.abs(_higher(theta, p)))) / p.sharpness
 
 
 def _wells_gradient(theta: Any, p: Any) -> Any:
-    left, right, higher = _two_parabolas(theta, p)
     one = number(1.0, theta)
-    share = one / (one + exp(p.sharpness * higher))  # of the sharp well
-    slope = p.wide * right
-    return slope + share * (p.sharp * left - slope)
+    share = one / (one + exp(p.sharpness * _higher(theta, p)))  # of the sharp well
+    more = fma(p.sharp - p.wide, theta, p.wide * p.wide_center - p.sharp * p.sharp_center)
+    return fma(share, more, fma(p.wide, theta, -p.wide * p.wide_center))
 
 
 give_functions(_Wells, _wells_loss, _wells_gradient, _constant_variance)

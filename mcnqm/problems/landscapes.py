@@ -343,7 +343,7 @@ def _signature(numbers: Any) -> inspect.Signature:
 
 
 def _named(problem: Landscape) -> str:
-    return type(problem).__qualname__
+    return type(problem).__name__
 
 
 def _compact(array: NDArray[Any]) -> Any:
