@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import stdtr
+from scipy.special import bdtr, bdtrc, ndtri, stdtr
 
 from mcnqm import analytic
 from mcnqm.errors import ParameterError
@@ -23,6 +23,8 @@ from mcnqm.simulation import simulate
 from mcnqm.statistics import mean_and_stderr
 
 __all__ = ["expectation_agreement"]
+
+Array = NDArray[np.float64]
 
 _SAME = 1e-12
 """Relative difference of two numbers that rounding makes."""
@@ -91,9 +93,13 @@ def expectation_agreement(
         samples["occupancy"] = beyond.mean("coordinate")
     z, p = [], []
     for name, exact in expected.items():
-        one = _score(samples[name].transpose(..., "trajectory", "step").values, exact.values)
-        z.append(one)
-        p.append(2.0 * stdtr(trajectories - 1, -np.abs(one)))
+        sample = samples[name].transpose(..., "trajectory", "step").values
+        if name == "risk":
+            score, chance = _risk_score(sample, exact.values)
+        else:
+            score, chance = _count_score(sample, exact.values, problem.dim)
+        z.append(score)
+        p.append(chance)
     scores, chances = np.stack(z, axis=-2), np.stack(p, axis=-2)
     tried = np.maximum(np.sum(~np.isnan(chances), axis=(-2, -1)), 1)
     p_value = np.minimum(1.0, tried * np.nanmin(np.where(np.isnan(chances), 1.0, chances), axis=(-2, -1)))
@@ -113,12 +119,27 @@ def expectation_agreement(
     )
 
 
-def _score(sample: NDArray[np.float64], exact: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Deviations of means in their standard errors; NaN where all trajectories agree, and with theory; else infinite."""
+def _risk_score(sample: Array, exact: Array) -> tuple[Array, Array]:
+    """Deviations of means in their standard errors, and the chance of more; NaN where nothing is random."""
     if not np.isfinite(exact).all():
         raise ParameterError("optimizer", "an unstable rate", "be stable: the theory overflows")
     mean, stderr = mean_and_stderr(sample, axis=-2)
-    certain = stderr <= _SAME * np.abs(exact)
     off = mean - exact
+    same = np.where(np.abs(off) <= 1e-9 * np.abs(exact) + 1e-300, np.nan, np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(certain, np.where(np.abs(off) <= 1e-9 * np.abs(exact) + 1e-300, np.nan, np.inf), off / stderr)
+        z = np.where(stderr <= _SAME * np.abs(exact), same, off / stderr)
+    return z, np.where(np.isnan(z), np.nan, 2.0 * stdtr(sample.shape[-2] - 1, -np.abs(z)))
+
+
+def _count_score(sample: Array, exact: Array, dim: int) -> tuple[Array, Array]:
+    """The same of shares of independent coordinates in a well, whose number is binomial, if they are all alike."""
+    draws = sample.shape[-2] * dim
+    count = np.rint(sample.sum(axis=-2) * dim)
+    share = np.clip(exact, 0.0, 1.0)
+    below, above = bdtr(count, draws, share), bdtrc(count - 1, draws, share)
+    above = np.where(count == 0, 1.0, above)
+    chance = np.minimum(1.0, 2.0 * np.minimum(below, above))
+    sign = np.sign(count - draws * share)
+    certain = (share == count / draws) & ((share == 0.0) | (share == 1.0))
+    z = np.where(certain, np.nan, -sign * ndtri(0.5 * chance))
+    return z, np.where(certain, np.nan, chance)

@@ -18,6 +18,7 @@ from mcnqm.cli.outputs import Undelivered, written
 from mcnqm.cli.scaling import scaling_command
 from mcnqm.cli.schedule import schedule_command
 from mcnqm.cli.simulate import simulate_command
+from mcnqm.cli.study import study_command
 from mcnqm.cli.terminal import forgiving_streams
 from mcnqm.cli.verify import verify_command
 from mcnqm.errors import ParameterError
@@ -69,9 +70,13 @@ def _root(
 
       the learning-rate schedule that gets there in the fewest steps
 
+    * mcnqm study minima --quick --figure minima.png
+
+      which of two minima SGD holds; also: line-search
+
     * mcnqm verify
 
-      every linear optimizer, simulation against theory
+      every linear optimizer and kind of problem, simulation against theory
     """
     if version:
         typer.echo(__version__)
@@ -81,6 +86,7 @@ def _root(
 app.command("simulate")(simulate_command)
 app.command("scaling")(scaling_command)
 app.command("schedule")(schedule_command)
+app.command("study")(study_command)
 app.command("verify")(verify_command)
 
 

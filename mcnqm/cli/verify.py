@@ -50,7 +50,7 @@ def _other_laws(problem: NoisyQuadratic) -> dict[str, tuple[Problem, SGD]]:
         "SGD, Student's t": (heavy, SGD(lr=0.5)),
         "momentum, Student's t": (heavy, SGD(lr=0.05, momentum=0.9)),
         "SGD, two wells": (DoubleWell(), SGD(lr=0.1)),
-        "SGD, quartic well": (QuarticWell(), SGD(lr=0.1)),
+        "SGD, quartic well": (QuarticWell(initial_mean=1.0, initial_std=0.2), SGD(lr=0.1)),
     }
 
 

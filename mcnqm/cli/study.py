@@ -1,0 +1,94 @@
+"""`mcnqm study NAME`: studies of noise and landscapes, each with its figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+import xarray as xr
+from rich.console import Console
+
+from mcnqm.checkpoint import Checkpoint
+from mcnqm.cli.interrupts import said_on_interruption
+from mcnqm.cli.outputs import Force, check_outputs, deliver
+from mcnqm.domains import choice
+from mcnqm.engine.executor import Pool
+from mcnqm.progress import RichMeter
+from mcnqm.studies import line_search, minima
+
+__all__ = ["study_command"]
+
+
+class _Study(NamedTuple):
+    """What a study is: its module, how it is drawn, and what its table shows."""
+
+    module: Any
+    config: Any
+    draw: Callable[[xr.Dataset], Any]
+    shown: tuple[str, ...]
+
+
+def _draw_minima(study: xr.Dataset) -> Any:
+    from mcnqm.plots.minima import plot_minima  # noqa: PLC0415 - Matplotlib takes a second to import
+
+    return plot_minima(study)
+
+
+def _draw_line_search(study: xr.Dataset) -> Any:
+    from mcnqm.plots.line_search import plot_line_search  # noqa: PLC0415 - as above
+
+    return plot_line_search(study)
+
+
+_STUDIES = {
+    "minima": _Study(minima, minima.MinimaConfig, _draw_minima, ("chain", "sde", "simulated", "escape_steps")),
+    "line-search": _Study(
+        line_search, line_search.LineSearchConfig, _draw_line_search, ("ratio", "expected_ratio", "residual")
+    ),
+}
+
+
+def study_command(
+    name: Annotated[str, typer.Argument(help="minima or line-search.")],
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller study of the same questions.")] = False,
+    seed: Annotated[int, typer.Option(help="0 to 2**64 - 1; the same seed gives the same bits.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Default: one per core.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Save the Dataset here (netCDF, .nc); finished parts meanwhile in OUTPUT.parts."),
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the study here (.png, .pdf, .svg).")] = None,
+    force: Force = False,
+) -> None:
+    """Run a study: `minima`, which of two minima is held; `line-search`, the loss along the update's direction.
+
+    With `--output`, an interrupted study continues with the same command.
+    """
+    study = _STUDIES[choice("name", name, tuple(_STUDIES))]
+    config = study.config(seed=seed)
+    if quick:
+        config = study.module.quick(config)
+    check_outputs(output, figure, force)
+    Pool(threads=threads)  # refused before there is a folder
+
+    def show(result: xr.Dataset, console: Console) -> None:
+        for variable in study.shown:
+            console.print(f"{variable}: {result[variable].attrs.get('long_name', '')}", markup=False)
+            console.print(result[variable].to_series().unstack(-1).round(4).to_string(), markup=False)
+
+    if output is None:
+        result = study.module.run(config, threads=threads, meter=RichMeter())
+        deliver(result, None, figure, study.draw, show)
+        return
+    parts = Checkpoint(output.with_name(output.name + ".parts"), {"study": name, **config.to_dict()})
+    with parts:
+        said_on_interruption.append(f"Finished parts are kept in {parts.folder}; the same command continues.")
+        result = study.module.run(config, checkpoint=parts, threads=threads, meter=RichMeter())
+
+        def saved() -> None:
+            parts.remove(study.module.cells_of(config))
+            said_on_interruption.clear()
+
+        deliver(result, output, figure, study.draw, show, saved=saved)

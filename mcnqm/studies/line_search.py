@@ -1,0 +1,366 @@
+r"""Does SGD perform an exact line search? Losses along the direction of an update, at several times of a run.
+
+Along an update u the full-batch loss of a quadratic is a parabola, :math:`L(\theta - su) = L - s\, u^T \nabla L + \tfrac12
+s^2 u^T H u`, least at :math:`s^* = u^T\nabla L / u^T H u`, while the optimizer stops at s = 1. The *ratio* of the step taken
+to the exact one is 1 for an exact line search (Mutschler & Zell 2021). On average over batches,
+:math:`E\,u^T H u / E\,u^T\nabla L`; where the law of θ no longer changes it is exactly 2, for any optimizer, since there
+:math:`E\, L(\theta - u) = E\, L(\theta)`.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from mcnqm import analytic
+from mcnqm._version import __version__
+from mcnqm.checkpoint import Checkpoint
+from mcnqm.domains import integer, positive
+from mcnqm.errors import ParameterError
+from mcnqm.optimizers import SGD, Adam
+from mcnqm.problems import DoubleWell, NoisyQuadratic
+from mcnqm.progress import Meter, NoMeter
+from mcnqm.simulation import noise, simulate
+from mcnqm.statistics import jackknife
+
+__all__ = ["OPTIMIZERS", "LineSearchConfig", "batch_gradients", "cells_of", "quick", "run"]
+
+Array = NDArray[np.float64]
+
+OPTIMIZERS = ("sgd", "momentum", "adam")
+
+_WELLS = "wells"
+_ALONG = np.linspace(-1.0, 3.0, 41)
+"""Multiples of the update at which the loss is looked at."""
+
+_PURPOSE = 19
+"""Of the directions that are drawn apart from the run's own."""
+
+
+@dataclass(frozen=True)
+class LineSearchConfig:
+    """Everything that decides the study's numbers.
+
+    Attributes
+    ----------
+    dim : int
+        Coordinates, with h = c = 1/i.
+    batch_size : int
+    lr : float
+        Of SGD, in parameter²/loss; momentum has (1 - β) of it, and Adam `adam_lr`.
+    momentum : float
+    adam_lr : float
+        In parameter units.
+    steps : tuple of int
+        After how many steps to look.
+    factor : int
+        k of k times the batch against 1/k of the rate.
+    directions : int
+        Fresh batches from one point, at least 2.
+    trajectories, seed : int
+    """
+
+    dim: int = 300
+    batch_size: int = 8
+    lr: float = 0.05
+    momentum: float = 0.9
+    adam_lr: float = 0.005
+    steps: tuple[int, ...] = (0, 100, 1000, 6000, 30_000)
+    factor: int = 4
+    directions: int = 16
+    trajectories: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "adam_lr"):
+            positive.check(name, getattr(self, name))
+        if not 0.0 < self.momentum < 1.0:
+            raise ParameterError("momentum", self.momentum, "be in (0, 1)")
+        integer("dim", self.dim, 2)
+        for name in ("batch_size", "factor", "directions", "trajectories"):
+            integer(name, getattr(self, name), 1 if name == "batch_size" else 2)
+        integer("seed", self.seed, 0, 2**64 - 1)
+        if not self.steps or any(b <= a for a, b in zip((-1, *self.steps), self.steps, strict=False)):
+            raise ParameterError("steps", self.steps, "be numbers of steps >= 0 that increase")
+
+    @property
+    def problem(self) -> NoisyQuadratic:
+        """The noisy quadratic."""
+        return NoisyQuadratic.power_law(self.dim)
+
+    def optimizer(self, label: str) -> Any:
+        """By its name in the result."""
+        if label == "momentum":
+            return SGD(self.lr * (1.0 - self.momentum), momentum=self.momentum)
+        return Adam(self.adam_lr) if label == "adam" else SGD(self.lr)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, fit for JSON."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def quick(config: LineSearchConfig | None = None) -> LineSearchConfig:
+    """A smaller study of the same questions: under a minute."""
+    config = LineSearchConfig() if config is None else config
+    return replace(config, dim=100, steps=(0, 100, 1000, 5000), trajectories=64)
+
+
+def cells_of(config: LineSearchConfig) -> list[str]:
+    """Names of the parts of the study."""
+    return [*OPTIMIZERS, _WELLS]
+
+
+def batch_gradients(problem: NoisyQuadratic, theta: Array, batch_size: float, at: Any, seed: int) -> Array:
+    """The minibatch gradients of a run's updates from steps `at`, shape of `theta`: (trajectory, step, coordinate).
+
+    From the parameters there and the replayed noise, `mcnqm.noise`.
+    """
+    out = np.empty_like(theta)
+    h = np.repeat(problem.curvature, problem.multiplicity)
+    root = np.sqrt(np.repeat(problem.noise, problem.multiplicity) / batch_size)
+    for r in range(theta.shape[0]):
+        drawn = noise(seed, r, np.arange(h.size), int(at[-1]) + 1)[0]
+        out[r] = h * theta[r] + root * drawn[np.asarray(at)]
+    return out
+
+
+def run(
+    config: LineSearchConfig | None = None,
+    *,
+    checkpoint: Checkpoint | None = None,
+    executor: Executor | None = None,
+    threads: int | None = None,
+    meter: Meter | None = None,
+) -> xr.Dataset:
+    r"""Carry out the study.
+
+    Parameters
+    ----------
+    config : LineSearchConfig, optional
+    checkpoint : Checkpoint, optional
+        Where finished parts are kept and found again.
+    executor, threads
+        As for `mcnqm.simulate`.
+    meter : Meter, optional
+        Told of parts done.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``optimizer`` and ``step``, on the noisy quadratic:
+
+        - ``expected_ratio``, ``expected_ratio_stderr``: step taken over the exact one,
+          :math:`E\,u^T H u / E\,u^T\nabla L`, simulated; ``theory_ratio``, in closed form for SGD and momentum, with
+          ``settled_ratio`` (optimizer) that of the steady state; NaN for Adam.
+        - ``ratio``: median over batches of :math:`u^T H u / u^T\nabla L`; ``uphill``: share of batches whose update
+          leads uphill at first.
+        - ``batch_ratio``: median of the same with the minibatch's own loss, :math:`u^T H u / u^T g`.
+        - ``norm_correlation``: over batches, of the length of the exact step along g with \|g\|.
+        - ``variation``: of that length over \|g\|, standard deviation over mean, among all batches;
+          ``direction_variation`` the same among fresh batches from one point.
+        - ``exchange``: how much further k times the batch goes beyond its line's minimum than 1/k of the rate does, as a
+          quotient of the two expected ratios; 1 if they are the same. ``exchange_theory`` for SGD and momentum.
+
+        Over ``step``: ``residual``, the deviation of the full-batch loss from the best parabola over s in [-1, 3], r.m.s.
+        as a share of its range; median, for SGD on 100 coordinates of double wells. ``quadratic_residual`` is that of
+        SGD on the quadratic.
+
+    Raises
+    ------
+    ParameterError
+        If the configuration is not allowed.
+
+    Examples
+    --------
+    >>> study = run(LineSearchConfig(dim=20, steps=(0, 2000), trajectories=64))
+    >>> study.settled_ratio.sel(optimizer="sgd").round(9).item()
+    2.0
+    """
+    config = LineSearchConfig() if config is None else config
+    meter = NoMeter() if meter is None else meter
+    names = cells_of(config)
+    meter.start(float(len(names)), "line search")
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        for name in names:
+            kept = None if checkpoint is None else checkpoint.find(name)
+            if kept is None:
+                kept = _wells(config, executor, threads) if name == _WELLS else _lines(config, name, executor, threads)
+                if checkpoint is not None:
+                    checkpoint.keep(name, kept)
+            found[name] = kept
+            meter.advance(1.0)
+    finally:
+        meter.close()
+    data: dict[str, Any] = {
+        name: (("optimizer", "step"), np.array([found[label][name] for label in OPTIMIZERS]), {"long_name": text})
+        for name, text in _NAMES.items()
+    }
+    data["settled_ratio"] = ("optimizer", np.array([found[label]["settled_ratio"] for label in OPTIMIZERS]))
+    data["residual"] = ("step", np.array(found[_WELLS]["residual"]), {"long_name": "deviation from a parabola, wells"})
+    data["quadratic_residual"] = ("step", np.array(found["sgd"]["residual"]))
+    return xr.Dataset(
+        data,
+        coords={"optimizer": list(OPTIMIZERS), "step": ("step", list(config.steps), {"units": "steps"})},
+        attrs={
+            "dim": config.dim,
+            "batch_size": config.batch_size,
+            "factor": config.factor,
+            "seed": str(config.seed),
+            "method": "simulate, analytic",
+            "config": json.dumps(config.to_dict()),
+            "mcnqm_version": __version__,
+        },
+    )
+
+
+_NAMES = {
+    "expected_ratio": "step taken over exact step, of mean slopes and curvatures",
+    "expected_ratio_stderr": "its standard error",
+    "theory_ratio": "the same in closed form",
+    "ratio": "median step taken over exact step",
+    "uphill": "share of updates that lead uphill at first",
+    "batch_ratio": "median step taken over the minibatch's own exact step",
+    "norm_correlation": "of exact step along g and |g|",
+    "variation": "of exact step over |g|, all batches",
+    "direction_variation": "of exact step over |g|, batches from one point",
+    "exchange": "k times the batch against 1/k of the rate",
+    "exchange_theory": "the same in closed form",
+}
+
+
+def _lines(config: LineSearchConfig, label: str, executor: Executor | None, threads: int | None) -> dict[str, Any]:
+    problem, optimizer, at = config.problem, config.optimizer(label), np.array(config.steps)
+    h = problem.curvature
+    record = np.unique(np.concatenate([at, at + 1]))
+    runs = simulate(
+        *(problem, optimizer, config.batch_size, int(record[-1])),
+        record=record,
+        coordinates=np.arange(config.dim),
+        trajectories=config.trajectories,
+        seed=config.seed,
+        executor=executor,
+        threads=threads,
+    )
+    theta = runs["theta"].sel(step=at).transpose("trajectory", "step", "coordinate").values
+    after = runs["theta"].sel(step=at + 1).transpose("trajectory", "step", "coordinate").values
+    u, slope = theta - after, h * theta
+    g = batch_gradients(problem, theta, config.batch_size, at, config.seed)
+    down, bend = np.sum(u * slope, axis=-1), np.sum(h * u * u, axis=-1)
+    expected, stderr = _quotient(bend, down)
+    out: dict[str, Any] = {
+        "expected_ratio": expected.tolist(),
+        "expected_ratio_stderr": stderr.tolist(),
+        "ratio": np.median(bend / down, axis=0).tolist(),
+        "uphill": np.mean(down < 0, axis=0).tolist(),
+        "batch_ratio": np.median(bend / np.sum(u * g, axis=-1), axis=0).tolist(),
+        "residual": _residual(lambda x: 0.5 * np.sum(h * x * x, axis=-1), theta, u).tolist(),
+    }
+    out |= _directions(config, theta, slope) | _theory(config, label)
+    return out
+
+
+def _quotient(top: Array, bottom: Array) -> tuple[Array, Array]:
+    """Quotient of means over trajectories, and its error, leaving out one after the other."""
+    n = top.shape[0]
+    whole = top.mean(axis=0) / bottom.mean(axis=0)
+    others = (top.sum(axis=0) - top) / (bottom.sum(axis=0) - bottom)
+    _, stderr = jackknife(np.concatenate([whole[np.newaxis], others]), axis=0)
+    return whole, stderr * np.ones(whole.shape) if n > 1 else np.full(whole.shape, np.nan)
+
+
+def _directions(config: LineSearchConfig, theta: Array, slope: Array) -> dict[str, Any]:
+    """Fresh batches from every point: exact steps along them, and k times the batch against 1/k of the rate."""
+    h, c = config.problem.curvature, config.problem.noise
+    draw = np.random.default_rng([config.seed, _PURPOSE])
+    shape = (config.directions, *theta.shape)
+    root = np.sqrt(c / config.batch_size)
+    g = slope + root * draw.standard_normal(shape)
+    large = slope + root / np.sqrt(config.factor) * draw.standard_normal(shape)
+    exact = np.sum(g * slope, axis=-1) / np.sum(h * g * g, axis=-1)  # in rates: how far along g, over |g|
+    norm = np.sqrt(np.sum(g * g, axis=-1))
+    length = exact * norm
+    correlation = [
+        float(np.corrcoef(length[..., k].ravel(), norm[..., k].ravel())[0, 1]) for k in range(len(config.steps))
+    ]
+    # Of the expected ratio, α E gᵀHg / E gᵀ∇L: α at kB, over α/k at B.
+    bends = [np.sum(h * one * one, axis=-1).mean(axis=(0, 1)) for one in (large, g)]
+    slopes = [np.sum(one * slope, axis=-1).mean(axis=(0, 1)) for one in (large, g)]
+    return {
+        "norm_correlation": correlation,
+        "variation": (exact.std(axis=(0, 1)) / np.abs(exact.mean(axis=(0, 1)))).tolist(),
+        "direction_variation": (exact.std(axis=0).mean(axis=0) / np.abs(exact.mean(axis=(0, 1)))).tolist(),
+        "exchange": (config.factor * (bends[0] / slopes[0]) / (bends[1] / slopes[1])).tolist(),
+    }
+
+
+def _theory(config: LineSearchConfig, label: str) -> dict[str, Any]:
+    """Expected ratios in closed form, and in the steady state; NaN for Adam."""
+    at, problem = np.array(config.steps), config.problem
+    if label == "adam":
+        nothing = [float("nan")] * at.size
+        return {"theory_ratio": nothing, "exchange_theory": nothing, "settled_ratio": float("nan")}
+    optimizer = config.optimizer(label)
+    h, c, B = problem.curvature, problem.noise, float(config.batch_size)
+    found = analytic.moments(problem, optimizer, B, int(at[-1]), record=at)
+    settled = analytic.steady_state(problem, optimizer, B, coordinates=np.arange(config.dim))
+
+    def second(data: xr.Dataset, name: str) -> Array:
+        """E of a product, from the central moment and the means, which are 0 in the steady state."""
+        one, other = {"theta": ("theta",) * 2, "momentum": ("momentum",) * 2, "both": ("theta", "momentum")}[name]
+        central = data["theta_momentum_covariance" if name == "both" else f"{one}_variance"].values
+        means = data[f"{one}_mean"].values * data[f"{other}_mean"].values if f"{one}_mean" in data else 0.0
+        return np.asarray(central + means)
+
+    def ratio(data: xr.Dataset) -> Array:
+        P = second(data, "theta")
+        beta, C, Q = float(optimizer.momentum), np.zeros_like(P), np.zeros_like(P)
+        if beta:
+            C, Q = second(data, "both"), second(data, "momentum")
+        # The update is α m', m' = β m + g.
+        down = h * (beta * C + h * P)
+        bend = h * (beta**2 * Q + 2.0 * beta * h * C + h**2 * P + c / B)
+        return np.asarray(float(optimizer.lr) * bend.sum(axis=-1) / down.sum(axis=-1))
+
+    P = second(found, "theta")
+    pull, push = np.sum(h**3 * P, axis=-1), np.sum(h * c) / B
+    return {
+        "theory_ratio": ratio(found).tolist(),
+        "settled_ratio": float(ratio(settled)),
+        "exchange_theory": ((config.factor * pull + push) / (pull + push)).tolist(),
+    }
+
+
+def _wells(config: LineSearchConfig, executor: Executor | None, threads: int | None) -> dict[str, Any]:
+    at = np.array(config.steps)
+    wells = DoubleWell(dim=100, initial_std=0.3)
+    record = np.unique(np.concatenate([at, at + 1]))
+    runs = simulate(
+        *(wells, SGD(config.lr), config.batch_size, int(record[-1])),
+        record=record,
+        coordinates=np.arange(wells.dim),
+        trajectories=config.trajectories,
+        seed=config.seed,
+        executor=executor,
+        threads=threads,
+    )
+    theta, after = (
+        runs["theta"].sel(step=step).transpose("trajectory", "step", "coordinate").values for step in (at, at + 1)
+    )
+    return {"residual": _residual(lambda x: wells.loss(x[..., np.newaxis])[..., 0].sum(axis=-1), theta, theta - after).tolist()}
+
+
+def _residual(loss: Any, theta: Array, u: Array) -> Array:
+    """R.m.s. deviation of losses along updates from the best parabola, as a share of their range; median, (steps,)."""
+    along = np.stack([loss(theta - s * u) for s in _ALONG])
+    design = np.vander(_ALONG, 3)
+    flat = along.reshape(_ALONG.size, -1)
+    left = flat - design @ np.linalg.lstsq(design, flat, rcond=None)[0]
+    share = np.sqrt(np.mean(left**2, axis=0)) / np.ptp(flat, axis=0)
+    return np.asarray(np.median(share.reshape(theta.shape[:2]), axis=0))
