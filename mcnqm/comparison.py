@@ -90,8 +90,8 @@ def agreement(
     Parameters
     ----------
     problem : NoisyQuadratic or landscape
-        All coordinates are compared; a few hundred are enough to notice anything. With multiplicative noise or Student's
-        t, and on landscapes, no law is Gaussian: there, expectations are compared, with fewer answers (see below).
+        All coordinates are compared; a few hundred are enough to notice anything. With multiplicative noise or
+        Student's t, and on landscapes, no law is Gaussian: there, expectations are compared, with fewer answers.
     optimizer : SGD
         A linear optimizer; hyperparameters may be swept. On a landscape, plain SGD, whose theory is
         `mcnqm.analytic.chain`.

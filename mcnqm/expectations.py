@@ -2,8 +2,8 @@
 
 What a closed form or a chain knows are expectations. The deviation of a mean over trajectories, divided by its standard
 error, has Student's law as far as sample means are normal. That is an approximation, unlike the exact test of
-`mcnqm.comparison`. Steps of a run are correlated in a way that is not known, so the p-value is Bonferroni's: the smallest
-of all times their number.
+`mcnqm.comparison`. Steps of a run are correlated in a way that is not known, so the p-value is Bonferroni's: the
+smallest of all times their number.
 """
 
 from __future__ import annotations
@@ -77,15 +77,22 @@ def expectation_agreement(
     """
     steps = int(record[-1])
     run = (problem, optimizer, batch_size, steps)
-    where = {"record": record, "trajectories": trajectories, "seed": seed}
-    how = {"executor": executor, "threads": threads, "progress": progress}
     wells = isinstance(problem, DoubleWell)
     theory = analytic.chain if isinstance(problem, Landscape) else analytic
     # Before the work: what theory refuses need not be simulated.
     expected = {"risk": theory.risk(*run, record=record)["risk"]}
     if wells:
         expected["occupancy"] = analytic.chain.occupancy(*run, record=record)["occupancy"].sel(well="wide", drop=True)
-    runs = simulate(*run, **where, **how, **({"coordinates": np.arange(problem.dim)} if wells else {}))
+    runs = simulate(
+        *run,
+        record=record,
+        coordinates=np.arange(problem.dim) if wells else None,
+        trajectories=trajectories,
+        seed=seed,
+        executor=executor,
+        threads=threads,
+        progress=progress,
+    )
     samples = {"risk": runs["loss"]}
     if wells:
         barrier = np.broadcast_to(np.repeat(np.ravel(problem.barrier), problem.multiplicity), (problem.dim,))

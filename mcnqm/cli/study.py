@@ -75,8 +75,11 @@ def study_command(
 
     def show(result: xr.Dataset, console: Console) -> None:
         for variable in study.shown:
-            console.print(f"{variable}: {result[variable].attrs.get('long_name', '')}", markup=False)
-            console.print(result[variable].to_series().unstack(-1).round(4).to_string(), markup=False)
+            unit = result[variable].attrs.get("units", "1")
+            what = result[variable].attrs.get("long_name", variable.replace("_", " "))
+            console.print(f"{what}, {variable}" + ("" if unit == "1" else f" ({unit})"), markup=False)
+            table = result[variable].to_series().round(4)
+            console.print((table if result[variable].ndim == 1 else table.unstack(-1)).to_string(), markup=False)
 
     if output is None:
         result = study.module.run(config, threads=threads, meter=RichMeter())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from mcnqm.plots.style import COLOURS, decades, new_figure
 
@@ -55,7 +57,7 @@ def _families(axes: Axes, study: xr.Dataset, along: str, names: tuple[str, str],
     for k, lr in enumerate(study["rate"].values):
         axes.plot(x, study[names[0]].sel(rate=lr), "-", marker=".", color=COLOURS[k % 7], label=f"α = {lr:g}")
     axes.plot(x, study[names[1]].isel(rate=0), "k--", linewidth=1.6, label="SDE, any α")
-    decades(axes, "x")
+    _labeled(axes, x)
     axes.set_ylabel(label)
     axes.legend(fontsize=8, framealpha=0.85, edgecolor="none")
 
@@ -80,8 +82,16 @@ def _rates(axes: Axes, study: xr.Dataset) -> None:
     axes.set_xlabel("α (momentum: α (1 - β); Adam: α sqrt(c/B))")
     axes.set_ylabel("occupancy of the wide well")
     axes.set_title(f"against α at α/B = {fixed:g}", fontsize=10)
-    decades(axes, "x")
+    _labeled(axes, rates)
     axes.legend(fontsize=8, framealpha=0.85, edgecolor="none")
+
+
+def _labeled(axes: Axes, x: np.ndarray) -> None:
+    """A logarithmic axis with the values that were looked at."""
+    axes.set_xscale("log")
+    axes.set_xticks(x, [f"{value:g}" for value in x])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(True, alpha=0.3, linewidth=0.6)
 
 
 def _escapes(axes: Axes, study: xr.Dataset) -> None:
@@ -92,7 +102,8 @@ def _escapes(axes: Axes, study: xr.Dataset) -> None:
     first = study.isel(rate=0)
     axes.plot(x, float(first["rate"]) * first["escape_sde"], "k--", linewidth=1.6, label="SDE")
     axes.plot(x, float(first["rate"]) * first["escape_kramers"], "k:", linewidth=1.6, label="Kramers, half")
-    decades(axes)
+    decades(axes, "y")
+    _labeled(axes, x)
     axes.set_xlabel("α/B")
     axes.set_ylabel("α × mean steps past the barrier")
     axes.set_title("leaving the sharp minimum", fontsize=10)

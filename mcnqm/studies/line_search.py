@@ -1,9 +1,10 @@
 r"""Does SGD perform an exact line search? Losses along the direction of an update, at several times of a run.
 
-Along an update u the full-batch loss of a quadratic is a parabola, :math:`L(\theta - su) = L - s\, u^T \nabla L + \tfrac12
-s^2 u^T H u`, least at :math:`s^* = u^T\nabla L / u^T H u`, while the optimizer stops at s = 1. The *ratio* of the step taken
-to the exact one is 1 for an exact line search (Mutschler & Zell 2021). On average over batches,
-:math:`E\,u^T H u / E\,u^T\nabla L`; where the law of θ no longer changes it is exactly 2, for any optimizer, since there
+Along an update u the full-batch loss of a quadratic is a parabola,
+:math:`L(\theta - su) = L - s\, u^T \nabla L + \tfrac12 s^2 u^T H u`, least at
+:math:`s^* = u^T\nabla L / u^T H u`, while the optimizer stops at s = 1. The *ratio* of the step taken to the exact one
+is 1 for an exact line search (Mutschler & Zell 2021). On average over batches it is :math:`E\,u^T H u / E\,u^T\nabla L`;
+where the law of θ no longer changes, that is exactly 2 for any optimizer, since there
 :math:`E\, L(\theta - u) = E\, L(\theta)`.
 """
 
@@ -39,6 +40,9 @@ _WELLS = "wells"
 _ALONG = np.linspace(-1.0, 3.0, 41)
 """Multiples of the update at which the loss is looked at."""
 
+_APART = 50
+"""Steps between the updates that stand for the steady state."""
+
 _PURPOSE = 19
 """Of the directions that are drawn apart from the run's own."""
 
@@ -63,6 +67,8 @@ class LineSearchConfig:
         k of k times the batch against 1/k of the rate.
     directions : int
         Fresh batches from one point, at least 2.
+    late : int
+        Updates of a trajectory, 50 steps apart from the last of `steps` on, that stand for the steady state.
     trajectories, seed : int
     """
 
@@ -74,6 +80,7 @@ class LineSearchConfig:
     steps: tuple[int, ...] = (0, 100, 1000, 6000, 30_000)
     factor: int = 4
     directions: int = 16
+    late: int = 400
     trajectories: int = 128
     seed: int = 0
 
@@ -83,8 +90,8 @@ class LineSearchConfig:
         if not 0.0 < self.momentum < 1.0:
             raise ParameterError("momentum", self.momentum, "be in (0, 1)")
         integer("dim", self.dim, 2)
-        for name in ("batch_size", "factor", "directions", "trajectories"):
-            integer(name, getattr(self, name), 1 if name == "batch_size" else 2)
+        for name in ("batch_size", "factor", "directions", "late", "trajectories"):
+            integer(name, getattr(self, name), 1 if name in ("batch_size", "late") else 2)
         integer("seed", self.seed, 0, 2**64 - 1)
         if not self.steps or any(b <= a for a, b in zip((-1, *self.steps), self.steps, strict=False)):
             raise ParameterError("steps", self.steps, "be numbers of steps >= 0 that increase")
@@ -108,7 +115,7 @@ class LineSearchConfig:
 def quick(config: LineSearchConfig | None = None) -> LineSearchConfig:
     """A smaller study of the same questions: under a minute."""
     config = LineSearchConfig() if config is None else config
-    return replace(config, dim=100, steps=(0, 100, 1000, 5000), trajectories=64)
+    return replace(config, dim=100, steps=(0, 100, 1000, 5000), late=200, trajectories=64)
 
 
 def cells_of(config: LineSearchConfig) -> list[str]:
@@ -157,19 +164,20 @@ def run(
 
         - ``expected_ratio``, ``expected_ratio_stderr``: step taken over the exact one,
           :math:`E\,u^T H u / E\,u^T\nabla L`, simulated; ``theory_ratio``, in closed form for SGD and momentum, with
-          ``settled_ratio`` (optimizer) that of the steady state; NaN for Adam.
+          ``settled_ratio`` (optimizer) that of the steady state; NaN for Adam. ``settled_simulated`` and
+          ``settled_stderr`` (optimizer), the same over many updates late in the simulated runs.
         - ``ratio``: median over batches of :math:`u^T H u / u^T\nabla L`; ``uphill``: share of batches whose update
           leads uphill at first.
         - ``batch_ratio``: median of the same with the minibatch's own loss, :math:`u^T H u / u^T g`.
         - ``norm_correlation``: over batches, of the length of the exact step along g with \|g\|.
         - ``variation``: of that length over \|g\|, standard deviation over mean, among all batches;
           ``direction_variation`` the same among fresh batches from one point.
-        - ``exchange``: how much further k times the batch goes beyond its line's minimum than 1/k of the rate does, as a
-          quotient of the two expected ratios; 1 if they are the same. ``exchange_theory`` for SGD and momentum.
+        - ``exchange``: how much further k times the batch goes beyond its line's minimum than 1/k of the rate does,
+          as a quotient of the two expected ratios; 1 if they are the same. ``exchange_theory`` for SGD and momentum.
 
-        Over ``step``: ``residual``, the deviation of the full-batch loss from the best parabola over s in [-1, 3], r.m.s.
-        as a share of its range; median, for SGD on 100 coordinates of double wells. ``quadratic_residual`` is that of
-        SGD on the quadratic.
+        Over ``step``: ``residual``, the deviation of the full-batch loss from the best parabola over s in [-1, 3],
+        r.m.s. as a share of its range; median, for SGD on 100 coordinates of double wells. ``quadratic_residual`` is
+        that of SGD on the quadratic.
 
     Raises
     ------
@@ -178,9 +186,12 @@ def run(
 
     Examples
     --------
-    >>> study = run(LineSearchConfig(dim=20, steps=(0, 2000), trajectories=64))
+    >>> study = run(LineSearchConfig(dim=10, steps=(0, 1000), trajectories=64))
     >>> study.settled_ratio.sel(optimizer="sgd").round(9).item()
     2.0
+    >>> off = abs(study.settled_simulated - 2.0) / study.settled_stderr
+    >>> bool((off < 4).all())
+    True
     """
     config = LineSearchConfig() if config is None else config
     meter = NoMeter() if meter is None else meter
@@ -202,7 +213,12 @@ def run(
         name: (("optimizer", "step"), np.array([found[label][name] for label in OPTIMIZERS]), {"long_name": text})
         for name, text in _NAMES.items()
     }
-    data["settled_ratio"] = ("optimizer", np.array([found[label]["settled_ratio"] for label in OPTIMIZERS]))
+    for name, source in (
+        ("settled_ratio", "settled_ratio"),
+        ("settled_simulated", "settled"),
+        ("settled_stderr", "settled_stderr"),
+    ):
+        data[name] = ("optimizer", np.array([found[label][source] for label in OPTIMIZERS]))
     data["residual"] = ("step", np.array(found[_WELLS]["residual"]), {"long_name": "deviation from a parabola, wells"})
     data["quadratic_residual"] = ("step", np.array(found["sgd"]["residual"]))
     return xr.Dataset(
@@ -263,16 +279,38 @@ def _lines(config: LineSearchConfig, label: str, executor: Executor | None, thre
         "residual": _residual(lambda x: 0.5 * np.sum(h * x * x, axis=-1), theta, u).tolist(),
     }
     out |= _directions(config, theta, slope) | _theory(config, label)
+    out["settled"], out["settled_stderr"] = _settled(config, label, executor, threads)
     return out
+
+
+def _settled(
+    config: LineSearchConfig, label: str, executor: Executor | None, threads: int | None
+) -> tuple[float, float]:
+    """The expected ratio over many updates after the last step, and its error over trajectories."""
+    problem = config.problem
+    at = config.steps[-1] + _APART * np.arange(config.late)
+    runs = simulate(
+        *(problem, config.optimizer(label), config.batch_size, int(at[-1]) + 1),
+        record=np.unique(np.concatenate([at, at + 1])),
+        coordinates=np.arange(config.dim),
+        trajectories=config.trajectories,
+        seed=config.seed,
+        executor=executor,
+        threads=threads,
+    )["theta"].transpose("trajectory", "step", "coordinate")
+    theta, after = (runs.sel(step=step).values for step in (at, at + 1))
+    u = theta - after
+    bend, down = (np.sum(problem.curvature * u * other, axis=-1).mean(axis=1) for other in (u, theta))
+    ratio, stderr = _quotient(bend, down)
+    return float(ratio), float(stderr)
 
 
 def _quotient(top: Array, bottom: Array) -> tuple[Array, Array]:
     """Quotient of means over trajectories, and its error, leaving out one after the other."""
-    n = top.shape[0]
     whole = top.mean(axis=0) / bottom.mean(axis=0)
     others = (top.sum(axis=0) - top) / (bottom.sum(axis=0) - bottom)
-    _, stderr = jackknife(np.concatenate([whole[np.newaxis], others]), axis=0)
-    return whole, stderr * np.ones(whole.shape) if n > 1 else np.full(whole.shape, np.nan)
+    _, stderr = jackknife(np.concatenate([np.asarray(whole)[np.newaxis], others]), axis=0)
+    return whole, stderr
 
 
 def _directions(config: LineSearchConfig, theta: Array, slope: Array) -> dict[str, Any]:
@@ -353,7 +391,11 @@ def _wells(config: LineSearchConfig, executor: Executor | None, threads: int | N
     theta, after = (
         runs["theta"].sel(step=step).transpose("trajectory", "step", "coordinate").values for step in (at, at + 1)
     )
-    return {"residual": _residual(lambda x: wells.loss(x[..., np.newaxis])[..., 0].sum(axis=-1), theta, theta - after).tolist()}
+
+    def loss(x: Array) -> Array:
+        return np.asarray(wells.loss(x[..., np.newaxis])[..., 0].sum(axis=-1))
+
+    return {"residual": _residual(loss, theta, theta - after).tolist()}
 
 
 def _residual(loss: Any, theta: Array, u: Array) -> Array:

@@ -255,6 +255,10 @@ def _simulated(
     }
 
 
+def _wide(config: MinimaConfig, lr: float, batch_size: float) -> Any:
+    return chain.stationary(config.wells("sharp"), SGD(lr), batch_size).occupancy.sel(well="wide")
+
+
 _STAGES = 5
 
 
@@ -283,9 +287,7 @@ def _annealed(config: MinimaConfig, way: str, executor: Executor | None, threads
     return {
         "occupancy": share.mean(axis=0).tolist(),
         "stderr": (share.std(axis=0, ddof=1) / np.sqrt(share.shape[0])).tolist(),
-        "chain": float(
-            chain.stationary(config.wells("sharp"), SGD(float(rates[-1])), float(batches[-1])).occupancy.sel(well="wide")
-        ),
+        "chain": float(_wide(config, float(rates[-1]), float(batches[-1]))),
     }
 
 
@@ -329,5 +331,3 @@ def _assembled(config: MinimaConfig, found: Mapping[str, Mapping[str, Any]]) -> 
             "mcnqm_version": __version__,
         },
     )
-
-

@@ -44,9 +44,8 @@ class Coordinate:
     def loss(self, theta: Array) -> Array:
         """Loss above the least one, shape of `theta`."""
         if isinstance(self.problem, NoisyQuadratic):
-            half: Array = 0.5 * self.problem.curvature[self.entry] * theta**2
-            return half
-        return self._of("loss", theta) - self.problem.floor[self.entry]
+            return np.asarray(0.5 * self.problem.curvature[self.entry] * theta**2)
+        return np.asarray(self._of("loss", theta) - self.problem.floor[self.entry])
 
     def gradient(self, theta: Array) -> Array:
         """Derivative of the loss."""

@@ -1,0 +1,98 @@
+"""The studies of wells and of line searches: small ones of each, what they find, and that they resume."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcnqm import NoisyQuadratic, ParameterError, simulate
+from mcnqm.checkpoint import Checkpoint
+from mcnqm.optimizers import SGD
+from mcnqm.plots.line_search import plot_line_search
+from mcnqm.plots.minima import plot_minima
+from mcnqm.studies import line_search, minima
+
+SMALL = minima.MinimaConfig(ratios=(0.025,), rates=(0.05, 0.1), steps=2000, dim=32, trajectories=8)
+
+
+@pytest.fixture(scope="module")
+def wells():
+    return minima.run(SMALL)
+
+
+def test_the_rate_selects_at_one_ratio(wells):
+    """SGD follows its chain and not the SDE; momentum does not follow SGD's chain: the control."""
+    chain, sde = wells.chain.sel(ratio=0.025), wells.sde.sel(ratio=0.025)
+    np.testing.assert_allclose(chain, [0.752, 0.852], atol=1e-3)
+    np.testing.assert_allclose(sde, 0.669, atol=1e-3)
+    z = (wells.simulated - chain) / wells.simulated_stderr
+    assert abs(float(z.sel(optimizer="sgd", rate=0.1))) < 4
+    assert abs(float(z.sel(optimizer="momentum", rate=0.1))) > 4
+    assert float(wells.chain_width.sel(ratio=0.025, rate=0.1)) < float(wells.sde_width.sel(ratio=0.025, rate=0.1))
+
+
+def test_noise_enters_as_noise_over_batch_size(wells):
+    np.testing.assert_allclose(wells.noise_chain.sel(noise=1.0), wells.chain.sel(ratio=0.025))
+    half = minima._chain(SMALL, 0.1, 0.0125, 12.0, None, None)["chain"]
+    assert float(wells.noise_chain.sel(noise=0.5, rate=0.1)) == pytest.approx(half, abs=1e-9)
+
+
+def test_figures_have_their_panels(wells):
+    assert len(plot_minima(wells).axes) == 6
+
+
+def test_studies_resume_to_the_same_numbers(tmp_path, wells, monkeypatch):
+    with Checkpoint(tmp_path / "parts", SMALL.to_dict()) as parts:
+        minima.run(SMALL, checkpoint=parts)
+        monkeypatch.setattr(minima, "_chain", None)
+        monkeypatch.setattr(minima, "_simulated", None)
+        monkeypatch.setattr(minima, "_annealed", None)
+        again = minima.run(SMALL, checkpoint=parts)
+        assert again.identical(wells)
+        parts.remove(minima.cells_of(SMALL))
+    assert not (tmp_path / "parts").exists()
+
+
+def test_the_factor_of_two_by_both_routes():
+    config = line_search.LineSearchConfig(dim=10, steps=(0, 30, 1000), trajectories=64)
+    study = line_search.run(config)
+    two = study.settled_ratio.sel(optimizer=["sgd", "momentum"])
+    np.testing.assert_allclose(two, 2.0, rtol=1e-12)
+    assert (abs(study.settled_simulated - 2.0) < 4 * study.settled_stderr).all()
+    assert (abs(study.settled_simulated - 1.0) > 4 * study.settled_stderr).all()  # an exact line search is refused
+    for label in ("sgd", "momentum"):
+        one = study.sel(optimizer=label).isel(step=[0, 1])
+        assert (abs(one.expected_ratio - one.theory_ratio) < 4 * one.expected_ratio_stderr).all()
+        assert (abs(one.exchange / one.exchange_theory - 1) < 0.3).all()
+    assert (study.quadratic_residual < 1e-10).all()
+    assert (study.residual > 1e-4).all()
+    assert len(plot_line_search(study).axes) == 4
+
+
+@settings(max_examples=5)
+@given(batch=st.integers(1, 30), seed=st.integers(0, 100))
+def test_batch_gradients_are_those_of_the_updates(batch, seed):
+    problem, at = NoisyQuadratic([1.0, 0.3], [0.5, 2.0]), [0, 7]
+    runs = simulate(problem, SGD(0.1), batch, 8, record=[0, 1, 7, 8], coordinates=[0, 1], trajectories=3, seed=seed)
+    theta = runs.theta.transpose("trajectory", "step", "coordinate")
+    found = line_search.batch_gradients(problem, theta.sel(step=at).values, batch, at, seed)
+    moved = (theta.sel(step=at).values - theta.sel(step=[1, 8]).values) / 0.1
+    np.testing.assert_allclose(found, moved, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        (minima.MinimaConfig, {"rates": (0.1, 0.1)}),
+        (minima.MinimaConfig, {"ratio": 0.0}),
+        (minima.MinimaConfig, {"momentum": 1.0}),
+        (minima.MinimaConfig, {"separation": 0.1}),
+        (line_search.LineSearchConfig, {"steps": (5, 5)}),
+        (line_search.LineSearchConfig, {"directions": 1}),
+        (line_search.LineSearchConfig, {"lr": -1.0}),
+    ],
+)
+def test_refusals(config, changes):
+    with pytest.raises(ParameterError) as error:
+        config(**changes)
+    assert error.value.name in changes
