@@ -5,10 +5,11 @@
     python scripts/mutate.py --folder FOLDER --modules mcnqm/statistics.py mcnqm/tuning --count 20
     python scripts/mutate.py --folder FOLDER --report
 
-Cosmic Ray (extra ``mutation``) finds the places and makes the faults, in a clone of the last commit under FOLDER; half of
-them lie outside kernels and theory. For each, the tests of the module's own room run first and the default run after
-them, until one fails. The same command continues an interrupted run. A fault that survives is either a hole in the tests
-or changes nothing that anybody could see: look at each. Faults in a kernel make it compile anew, so they take longest.
+Cosmic Ray (extra ``mutation``) finds the places and makes the faults, in a clone of the last commit under FOLDER; half
+of them lie outside kernels and theory. For each, the tests of the module's own room run first and the default run after
+them, until one fails. The same command continues an interrupted run. A fault that survives is either a hole in the
+tests or changes nothing that anybody could see: look at each. Faults in a kernel make it compile anew, so they take
+longest.
 """
 
 from __future__ import annotations
