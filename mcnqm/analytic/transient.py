@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mcnqm.analytic._labels import LOSS, dataset, moment_attrs, selection
+from mcnqm.analytic._labels import LOSS, check_answer, dataset, moment_attrs, selection
 from mcnqm.analytic.linear.doubledouble import subtract
 from mcnqm.analytic.linear.ladder import StepMap, origin, walk, walk_sums
 from mcnqm.analytic.linear.lifted import Strength, begin, cells_of, lift, rises, strength_of, walk_lifted
@@ -110,6 +110,7 @@ def risk(
     check_problem(problem)
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = linear_settings(optimizer, batch_size, average, schedules=True)
+    check_answer(settings, records=at.size)
     flat = np.empty((settings.size, at.size))
     apart = rises(problem)
     for members, course in courses_of(settings, optimizer.nesterov, apart=apart) if settings.schedules else []:
@@ -194,6 +195,7 @@ def moments(
     buffer = bool(np.any(settings.values["momentum"] != 0))
     shape = (settings.size, at.size, distinct.size)
     names = moment_attrs(buffer, average is not None)
+    check_answer(settings, records=at.size, coordinates=max(wanted.size, distinct.size), variables=len(names))
     found = {name: np.empty(shape) for name in names}
     for members, course in courses_of(settings, optimizer.nesterov, buffer, apart=apart) if settings.schedules else []:
         states = Walk(part, course).states(at)

@@ -185,7 +185,8 @@ def _add_loss(judge, x, total):
 
     def add(judge, x, total):
         what, floor, low, high = judge
-        return total + (loss(x, what) - floor if low <= x <= high else np.inf)
+        above = loss(x, what) - floor  # computed whether or not it counts, so that the loop becomes vectors
+        return total + (above if (x >= low) & (x <= high) else np.inf)
 
     return add
 

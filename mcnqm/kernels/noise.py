@@ -9,8 +9,8 @@ first for steps 0 and 1 of the four, the second for steps 2 and 3. With u and b 
     t = sqrt(df (u**(-2/df) - 1)) cos(2 pi b / 2**32)
 
 has df degrees of freedom (Bailey 1994, "Polar generation of random variates with the t-distribution"); it is scaled to
-variance 1. Where u is least, 2**-33, the tail ends, which leaves out about the share 2**(-33 (1 - 2/df)) of the variance:
-5e-4 at 3 degrees of freedom, 1 % at 2.5, 10 % at 2.22.
+variance 1. Where u is least, 2**-33, the tail ends, which leaves out about the share 2**(-33 (1 - 2/df)) of the
+variance: 5e-4 at 3 degrees of freedom, 1 % at 2.5, 10 % at 2.22.
 """
 
 from __future__ import annotations
