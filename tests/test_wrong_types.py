@@ -50,7 +50,7 @@ CALLS = {
     ),
     "noise": (mcnqm.noise, {"seed": 0, "trajectory": 0, "coordinate": 0, "steps": 3, "purpose": "gradient"}),
     "optimize_schedule": (mcnqm.optimize_schedule, {**_run, "steps": 20, "pieces": 3}),
-    "schedules_of": (mcnqm.schedules_of, {"result": None}),
+    "optimizer_of": (mcnqm.optimizer_of, {"result": None}),
     "NoisyQuadratic": (
         mcnqm.NoisyQuadratic,
         {"curvature": [1.0, 0.5], "noise": [1.0, 1.0], "initial_mean": 0.0, "initial_std": 1.0, "multiplicity": 1},
