@@ -18,7 +18,7 @@ from mcnqm.optimizers import (
     hyperparameters,
 )
 from mcnqm.problems import NoisyQuadratic
-from mcnqm.scheduling import optimize_schedule, optimizer_of, schedules_of
+from mcnqm.scheduling import optimize_schedule, scheduled_optimizer, schedules_of
 from mcnqm.simulation import noise, simulate
 from mcnqm.tuning.passages import steps_to_target
 from mcnqm.tuning.tuner import tune
@@ -42,7 +42,7 @@ __all__ = [
     "hyperparameters",
     "noise",
     "optimize_schedule",
-    "optimizer_of",
+    "scheduled_optimizer",
     "schedules",
     "schedules_of",
     "simulate",

@@ -18,7 +18,7 @@ from mcnqm.problems import NoisyQuadratic
 from mcnqm.schedules import Schedule, piecewise, stack
 from mcnqm.scheduling.pieces import Lengths
 
-__all__ = ["ADAPTIVE", "LINEAR", "Best", "Wording", "described", "labeled", "optimizer_of", "schedules_of"]
+__all__ = ["ADAPTIVE", "LINEAR", "Best", "Wording", "described", "labeled", "scheduled_optimizer", "schedules_of"]
 
 Array = NDArray[np.float64]
 _Attrs = Mapping[str, Mapping[str, str]]
@@ -151,7 +151,7 @@ def described(
     )
 
 
-def optimizer_of(result: xr.Dataset) -> Any:
+def scheduled_optimizer(result: xr.Dataset) -> Any:
     """The optimizer of a result of `optimize_schedule`, with its schedules in place of the rate and the momentum.
 
     Parameters
@@ -174,7 +174,7 @@ def optimizer_of(result: xr.Dataset) -> Any:
     >>> import mcnqm
     >>> problem = mcnqm.NoisyQuadratic.power_law(dim=20)
     >>> best = mcnqm.optimize_schedule(problem, mcnqm.SGD(lr=0.1), 4, steps=100, pieces=5)
-    >>> optimizer = optimizer_of(best)
+    >>> optimizer = scheduled_optimizer(best)
     >>> optimizer.lr(0) == float(best.lr[0]), optimizer.lr(99) == float(best.lr[-1])
     (True, True)
     """
@@ -207,6 +207,6 @@ def optimizer_of(result: xr.Dataset) -> Any:
 
 
 def schedules_of(result: xr.Dataset) -> Any:
-    """Deprecated name of `optimizer_of`."""
-    warnings.warn("mcnqm.schedules_of is now mcnqm.optimizer_of", DeprecationWarning, stacklevel=2)
-    return optimizer_of(result)
+    """Deprecated name of `scheduled_optimizer`."""
+    warnings.warn("mcnqm.schedules_of is now mcnqm.scheduled_optimizer", DeprecationWarning, stacklevel=2)
+    return scheduled_optimizer(result)

@@ -30,7 +30,7 @@ from mcnqm.scheduling.pieces import Layout, Lengths
 from mcnqm.scheduling.rule import Candidate, Rule
 from mcnqm.scheduling.search import LinearSearch
 from mcnqm.scheduling.small_rate import SmallRateLimit
-from mcnqm.settings import batch_size_domain
+from mcnqm.settings import batch_size_domain, check_distinct
 
 __all__ = ["optimize_schedule"]
 
@@ -324,5 +324,6 @@ def _batch(batch_size: Any) -> xr.DataArray:
             raise ParameterError("batch_size", batch_size.dims, "have a dimension with another name")
         return batch_size
     plain = np.asarray(batch_size)
+    check_distinct("batch_size", plain)
     along = ["batch_size"] if plain.ndim else []
     return xr.DataArray(plain, dims=along, coords=dict.fromkeys(along, plain))

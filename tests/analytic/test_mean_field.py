@@ -351,10 +351,10 @@ def test_patience():
     whole = mean_field.steps_to_target(PROBLEM, optimizer, 16, 0.3)
     assert np.isfinite(whole.steps).all()
     assert whole.steps[0] > 20 * whole.steps[1]
-    hasty = mean_field.steps_to_target(PROBLEM, optimizer, 16, 0.3, patience=2.0)
+    hasty = mean_field.steps_to_target(PROBLEM, optimizer, 16, 0.3, overtaken_factor=2.0)
     assert np.isinf(hasty.steps[0])
     assert hasty.steps[1] == whole.steps[1]
-    patient = mean_field.steps_to_target(PROBLEM, optimizer, 16, 0.3, patience=1000.0)
+    patient = mean_field.steps_to_target(PROBLEM, optimizer, 16, 0.3, overtaken_factor=1000.0)
     assert patient.steps.identical(whole.steps)
 
 

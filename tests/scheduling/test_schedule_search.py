@@ -8,7 +8,7 @@ import xarray as xr
 
 import mcnqm
 from mcnqm import SGD, NoisyQuadratic, ParameterError, analytic
-from mcnqm.scheduling import optimize_schedule, optimizer_of
+from mcnqm.scheduling import optimize_schedule, scheduled_optimizer
 from mcnqm.scheduling.composed import Composed
 from mcnqm.scheduling.families import Cosine, Exponential, Free, log_risk_and_gradient
 from mcnqm.scheduling.greedy import GreedyWalk
@@ -154,7 +154,7 @@ def test_any_number_of_pieces(problem: NoisyQuadratic, pieces: int, batch_size: 
     assert int(best["length"].sum()) == steps
     assert best["start"].values.tolist() == [0, *np.cumsum(best["length"].values)[:-1]]
     assert float(best["risk"]) <= float(best["baseline_risk"].sel(baseline="constant")) * (1 + 1e-12)
-    exact = step_by_step(problem, optimizer_of(best), batch_size, steps)
+    exact = step_by_step(problem, scheduled_optimizer(best), batch_size, steps)
     assert float(best["risk"]) == pytest.approx(exact, rel=1e-11)
     # Twice the pieces, each of half the length, contain them: more pieces are never worse.
     if pieces == 2:
@@ -196,9 +196,9 @@ def test_momentum_and_preconditioners(optimizer: SGD, tune_momentum: bool) -> No
         assert (best["steps"] <= fixed["steps"]).all()
     else:
         assert (best["momentum"].where(best["length"] > 0, optimizer.momentum) == optimizer.momentum).all()
-    found = optimizer_of(best)
+    found = scheduled_optimizer(best)
     for k, b in enumerate(batch):
-        one = optimizer_of(best.isel(batch_size=k))
+        one = scheduled_optimizer(best.isel(batch_size=k))
         steps = int(best["steps"][k])
         assert float(best["risk"][k]) == pytest.approx(step_by_step(problem, one, b, steps), rel=1e-9)
         rates = found.lr(np.arange(steps)).sel(batch_size=b).values
@@ -231,7 +231,7 @@ def test_bins_only_lead_the_way() -> None:
     binned = optimize_schedule(problem, SGD(lr=0.1), 16, target=0.02, bins=25)
     full = optimize_schedule(problem, SGD(lr=0.1), 16, target=0.02, bins=400)
     assert int(binned["steps"]) == int(full["steps"])
-    exact = step_by_step(problem, optimizer_of(binned), 16, int(binned["steps"]))
+    exact = step_by_step(problem, scheduled_optimizer(binned), 16, int(binned["steps"]))
     assert float(binned["risk"]) == pytest.approx(exact, rel=1e-11)
     np.testing.assert_allclose(binned["baseline_steps"], full["baseline_steps"], rtol=1e-3)
 
@@ -248,9 +248,9 @@ def test_out_of_reach(problem: NoisyQuadratic) -> None:
     assert best["steps"].values[1] < 300
     assert np.isnan(best["lr"].values[0]).all()
     assert not best["length"].values[0].any()
-    assert list(optimizer_of(best).lr.scale["batch_size"].values) == [65536]
+    assert list(scheduled_optimizer(best).lr.scale["batch_size"].values) == [65536]
     with pytest.raises(ParameterError, match="have reached"):
-        optimizer_of(best.isel(batch_size=0))
+        scheduled_optimizer(best.isel(batch_size=0))
 
 
 def test_labels_units_and_attributes(problem: NoisyQuadratic, tmp_path) -> None:
@@ -261,18 +261,18 @@ def test_labels_units_and_attributes(problem: NoisyQuadratic, tmp_path) -> None:
     assert all("units" in best[name].attrs for name in best.data_vars)
     best.to_netcdf(tmp_path / "schedules.nc", engine="scipy")
     again = xr.load_dataset(tmp_path / "schedules.nc", engine="scipy")
-    assert optimizer_of(again) == optimizer_of(best)
-    assert "units" not in optimizer_of(best)._fields
+    assert scheduled_optimizer(again) == scheduled_optimizer(best)
+    assert "units" not in scheduled_optimizer(best)._fields
 
 
 def test_simulation_agrees() -> None:
     """False alarms: 1.3e-4, two looks at 4 standard errors. Half the rates must fail."""
     problem = NoisyQuadratic.power_law(dim=30)
     best = optimize_schedule(problem, SGD(lr=0.1), [64, 1024], steps=200, pieces=10, baselines=False)
-    runs = mcnqm.simulate(problem, optimizer_of(best), best["batch_size"], 200, trajectories=64, record=[200])
+    runs = mcnqm.simulate(problem, scheduled_optimizer(best), best["batch_size"], 200, trajectories=64, record=[200])
     z = (runs["risk"].isel(step=0) - best["risk"]) / runs["risk_stderr"].isel(step=0)
     assert (np.abs(z) < 4).all()
-    slow = optimizer_of(best.assign(lr=0.5 * best["lr"]))
+    slow = scheduled_optimizer(best.assign(lr=0.5 * best["lr"]))
     other = mcnqm.simulate(problem, slow, best["batch_size"], 200, trajectories=64, record=[200])
     z = (other["risk"].isel(step=0) - best["risk"]) / other["risk_stderr"].isel(step=0)
     assert (np.abs(z) > 4).any()
@@ -404,4 +404,4 @@ def test_refused(changes: dict, name: str) -> None:
 @pytest.mark.parametrize("wrong", [3, xr.Dataset(), xr.Dataset(attrs={"config": "{}"})])
 def test_schedules_of_refuses(wrong) -> None:
     with pytest.raises(ParameterError, match="result"):
-        optimizer_of(wrong)
+        scheduled_optimizer(wrong)

@@ -98,7 +98,7 @@ def test_reasons():
     found = mcnqm.steps_to_target(PROBLEM, swept, 1, 0.05, max_steps=50_000)
     assert found.reason.values.tolist() == ["reached", "steady state above target", "diverged", "step limit"]
     assert np.isinf(found.steps.values[1:]).all()
-    hurried = mcnqm.steps_to_target(PROBLEM, SGD(lr=[0.05, 0.01]), 16, 0.05, patience=1.3)
+    hurried = mcnqm.steps_to_target(PROBLEM, SGD(lr=[0.05, 0.01]), 16, 0.05, overtaken_factor=1.3)
     assert hurried.reason.values.tolist() == ["reached", "overtaken"]
 
 
