@@ -15,19 +15,20 @@ from mcnqm.arguments import value_of
 from mcnqm.progress import NoMeter
 
 PROBLEM = NoisyQuadratic.power_law(dim=8)
+HALF, ONE = SGD(lr=0.5), SGD(lr=1.0)
 RATES = {"lr": (0.01, 1.0)}
 TWO = {"lr": (0.01, 1.0), "momentum": (0.0, 0.9)}
 
 
-def steps_to_target(optimizer=SGD(lr=0.5), **changes):
+def steps_to_target(optimizer=HALF, **changes):
     return mcnqm.steps_to_target(PROBLEM, optimizer, 64, 0.5, **changes)
 
 
-def tune(optimizer=SGD(lr=1.0), search=RATES, **changes):
+def tune(optimizer=ONE, search=RATES, **changes):
     return mcnqm.tune(PROBLEM, optimizer, search, **{"batch_size": 64, "target": 0.5, **changes})
 
 
-def schedule(optimizer=SGD(lr=1.0), **changes):
+def schedule(optimizer=ONE, **changes):
     given = {} if "target" in changes else {"steps": 10}
     return mcnqm.optimize_schedule(PROBLEM, optimizer, **{"batch_size": 64, **given, **changes})
 
@@ -121,10 +122,11 @@ def test_the_method_reads_back_as_it_was_passed(method, optimizer):
 
 
 def test_theories_stop_where_they_are_told():
-    needed = int(tune(method="analytic").steps)
-    assert tune(method="analytic", max_steps=needed).steps == needed
-    assert np.isinf(tune(method="analytic", max_steps=needed - 1).steps)
-    assert np.isinf(tune(Adam(lr=1.0), {"lr": (0.01, 0.02)}, method="mean-field", max_steps=1).steps)
+    theory = {"method": "analytic", "target": 0.1}
+    needed = int(tune(**theory).steps)
+    assert tune(**theory, max_steps=needed).steps == needed
+    assert np.isinf(tune(**theory, max_steps=needed - 1).steps)
+    assert np.isinf(tune(Adam(lr=1.0), {"lr": (0.01, 0.02)}, method="mean-field", target=0.1, max_steps=1).steps)
 
 
 class _Counting(NoMeter):
