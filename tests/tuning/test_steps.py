@@ -212,7 +212,7 @@ def test_jackknife_of_a_mean_and_of_a_square():
         ({"trajectories": 0}, "trajectories"),
         ({"replicates": 1}, "replicates"),
         ({"max_steps": 0}, "max_steps"),
-        ({"patience": 0.5}, "patience"),
+        ({"overtaken_factor": 0.5}, "overtaken_factor"),
         ({"seed": -1}, "seed"),
         ({"problem": 3}, "problem"),
     ],
