@@ -106,7 +106,7 @@ def search_adaptive(
             found += [optimize_pieces(objective, lengths, x) for x in (np.full(lengths.size, log_rate), falling)]
         solutions = [Solution(log_rates, lengths) for log_rates, _ in found]
         if length < _SHORT:
-            # Theory's favourite may owe something to its nodes.
+            # Theory's favorite may owe something to its nodes.
             seen = [simulated(one, one.schedule, seen=True).risk for one in solutions]
             return solutions[int(np.argmin(seen))], min(seen)
         best = int(np.argmin([risk for _, risk in found]))

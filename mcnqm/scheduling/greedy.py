@@ -1,4 +1,4 @@
-r"""The greedy schedule: at every step the rate that minimises the risk after that step, within a largest rate.
+r"""The greedy schedule: at every step the rate that minimizes the risk after that step, within a largest rate.
 
 .. math:: \alpha_t = \min\Big(\alpha_{max}, \frac{\sum w \kappa P}{\sum w \kappa^2 (P + c / (B h^2))}\Big), \qquad P' =
     (1-\alpha\kappa)^2 P + (\alpha\kappa)^2 \frac{c}{B h^2}

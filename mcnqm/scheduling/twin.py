@@ -150,15 +150,15 @@ def optimize_pieces(objective: TwinObjective, lengths: Lengths, start: Array) ->
 
 def optimize_constant(objective: TwinObjective, steps: int, guess: float) -> tuple[float, float]:
     """Best constant log rate, and the risk."""
-    centre = float(np.clip(np.log(guess), objective.lowest + 3.0, objective.highest - 3.0))
+    center = float(np.clip(np.log(guess), objective.lowest + 3.0, objective.highest - 3.0))
     for _ in range(_WIDER):
-        grid = centre + np.arange(-3.0, 3.01, 0.5)
+        grid = center + np.arange(-3.0, 3.01, 0.5)
         risks = [objective.at(np.full(steps, np.exp(x))) for x in grid]
         best = int(np.nanargmin(np.where(np.isfinite(risks), risks, np.inf)))
         at_top = best == grid.size - 1 and grid[-1] < objective.highest
         if not at_top and not (best == 0 and grid[0] > objective.lowest):
             break
-        centre = float(grid[best])
+        center = float(grid[best])
     found = optimize.minimize_scalar(
         lambda x: objective.at(np.full(steps, np.exp(x))),
         bounds=(grid[best] - 0.5, min(grid[best] + 0.5, max(objective.highest, grid[best]))),
