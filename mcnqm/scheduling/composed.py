@@ -331,77 +331,42 @@ def _append(W: Array) -> None:
 
 
 @njit
-def _double_u(W: Array) -> None:
-    """Derivatives by u of what `_double` is about to do."""
+def _double_slope(W: Array, by: int) -> None:
+    """Derivatives of what `_double` is about to do, in the rows from `by` on."""
     w = _WIDTH
+    d = by * w
     for j in range(w):
         a00, a01, a10, a11 = W[j], W[w + j], W[2 * w + j], W[3 * w + j]
-        d00, d01, d10, d11 = W[9 * w + j], W[10 * w + j], W[11 * w + j], W[12 * w + j]
-        g00, g01, g11 = W[13 * w + j], W[14 * w + j], W[15 * w + j]
+        d00, d01, d10, d11 = W[d + j], W[d + w + j], W[d + 2 * w + j], W[d + 3 * w + j]
+        g00, g01, g11 = W[d + 4 * w + j], W[d + 5 * w + j], W[d + 6 * w + j]
         x00, x01, x11 = _sandwich(a00, a01, a10, a11, g00, g01, g11)
         y00, y01, y11 = _mixed(d00, d01, d10, d11, W[4 * w + j], W[5 * w + j], W[6 * w + j], a00, a01, a10, a11)
-        W[13 * w + j], W[14 * w + j], W[15 * w + j] = g00 + x00 + y00, g01 + x01 + y01, g11 + x11 + y11
+        W[d + 4 * w + j], W[d + 5 * w + j], W[d + 6 * w + j] = g00 + x00 + y00, g01 + x01 + y01, g11 + x11 + y11
         twist, trace, bend = d01 * a10 + a01 * d10, a00 + a11, d00 + d11
-        W[9 * w + j], W[12 * w + j] = 2.0 * a00 * d00 + twist, 2.0 * a11 * d11 + twist
-        W[10 * w + j], W[11 * w + j] = d01 * trace + a01 * bend, d10 * trace + a10 * bend
+        W[d + j], W[d + 3 * w + j] = 2.0 * a00 * d00 + twist, 2.0 * a11 * d11 + twist
+        W[d + w + j], W[d + 2 * w + j] = d01 * trace + a01 * bend, d10 * trace + a10 * bend
 
 
 @njit
-def _double_beta(W: Array) -> None:
-    """The same by β."""
+def _append_slope(W: Array, by: int) -> None:
+    """Derivatives of what `_append` is about to do, in the rows from `by` on."""
     w = _WIDTH
-    for j in range(w):
-        a00, a01, a10, a11 = W[j], W[w + j], W[2 * w + j], W[3 * w + j]
-        d00, d01, d10, d11 = W[16 * w + j], W[17 * w + j], W[18 * w + j], W[19 * w + j]
-        g00, g01, g11 = W[20 * w + j], W[21 * w + j], W[22 * w + j]
-        x00, x01, x11 = _sandwich(a00, a01, a10, a11, g00, g01, g11)
-        y00, y01, y11 = _mixed(d00, d01, d10, d11, W[4 * w + j], W[5 * w + j], W[6 * w + j], a00, a01, a10, a11)
-        W[20 * w + j], W[21 * w + j], W[22 * w + j] = g00 + x00 + y00, g01 + x01 + y01, g11 + x11 + y11
-        twist, trace, bend = d01 * a10 + a01 * d10, a00 + a11, d00 + d11
-        W[16 * w + j], W[19 * w + j] = 2.0 * a00 * d00 + twist, 2.0 * a11 * d11 + twist
-        W[17 * w + j], W[18 * w + j] = d01 * trace + a01 * bend, d10 * trace + a10 * bend
-
-
-@njit
-def _append_u(W: Array) -> None:
-    """Derivatives by u of what `_append` is about to do."""
-    w = _WIDTH
+    d = by * w
     s = _ROWS * w
     for j in range(w):
         a00, a01, a10, a11 = W[j], W[w + j], W[2 * w + j], W[3 * w + j]
-        d00, d01, d10, d11 = W[9 * w + j], W[10 * w + j], W[11 * w + j], W[12 * w + j]
+        d00, d01, d10, d11 = W[d + j], W[d + w + j], W[d + 2 * w + j], W[d + 3 * w + j]
         b00, b01, b10, b11 = W[s + j], W[s + w + j], W[s + 2 * w + j], W[s + 3 * w + j]
-        c00, c01, c10, c11 = W[s + 9 * w + j], W[s + 10 * w + j], W[s + 11 * w + j], W[s + 12 * w + j]
-        x00, x01, x11 = _sandwich(b00, b01, b10, b11, W[13 * w + j], W[14 * w + j], W[15 * w + j])
+        c00, c01, c10, c11 = W[s + d + j], W[s + d + w + j], W[s + d + 2 * w + j], W[s + d + 3 * w + j]
+        x00, x01, x11 = _sandwich(b00, b01, b10, b11, W[d + 4 * w + j], W[d + 5 * w + j], W[d + 6 * w + j])
         y00, y01, y11 = _mixed(c00, c01, c10, c11, W[4 * w + j], W[5 * w + j], W[6 * w + j], b00, b01, b10, b11)
-        W[13 * w + j] = W[s + 13 * w + j] + x00 + y00
-        W[14 * w + j] = W[s + 14 * w + j] + x01 + y01
-        W[15 * w + j] = W[s + 15 * w + j] + x11 + y11
-        W[9 * w + j] = c00 * a00 + c01 * a10 + b00 * d00 + b01 * d10
-        W[10 * w + j] = c00 * a01 + c01 * a11 + b00 * d01 + b01 * d11
-        W[11 * w + j] = c10 * a00 + c11 * a10 + b10 * d00 + b11 * d10
-        W[12 * w + j] = c10 * a01 + c11 * a11 + b10 * d01 + b11 * d11
-
-
-@njit
-def _append_beta(W: Array) -> None:
-    """The same by β."""
-    w = _WIDTH
-    s = _ROWS * w
-    for j in range(w):
-        a00, a01, a10, a11 = W[j], W[w + j], W[2 * w + j], W[3 * w + j]
-        d00, d01, d10, d11 = W[16 * w + j], W[17 * w + j], W[18 * w + j], W[19 * w + j]
-        b00, b01, b10, b11 = W[s + j], W[s + w + j], W[s + 2 * w + j], W[s + 3 * w + j]
-        c00, c01, c10, c11 = W[s + 16 * w + j], W[s + 17 * w + j], W[s + 18 * w + j], W[s + 19 * w + j]
-        x00, x01, x11 = _sandwich(b00, b01, b10, b11, W[20 * w + j], W[21 * w + j], W[22 * w + j])
-        y00, y01, y11 = _mixed(c00, c01, c10, c11, W[4 * w + j], W[5 * w + j], W[6 * w + j], b00, b01, b10, b11)
-        W[20 * w + j] = W[s + 20 * w + j] + x00 + y00
-        W[21 * w + j] = W[s + 21 * w + j] + x01 + y01
-        W[22 * w + j] = W[s + 22 * w + j] + x11 + y11
-        W[16 * w + j] = c00 * a00 + c01 * a10 + b00 * d00 + b01 * d10
-        W[17 * w + j] = c00 * a01 + c01 * a11 + b00 * d01 + b01 * d11
-        W[18 * w + j] = c10 * a00 + c11 * a10 + b10 * d00 + b11 * d10
-        W[19 * w + j] = c10 * a01 + c11 * a11 + b10 * d01 + b11 * d11
+        W[d + 4 * w + j] = W[s + d + 4 * w + j] + x00 + y00
+        W[d + 5 * w + j] = W[s + d + 5 * w + j] + x01 + y01
+        W[d + 6 * w + j] = W[s + d + 6 * w + j] + x11 + y11
+        W[d + j] = c00 * a00 + c01 * a10 + b00 * d00 + b01 * d10
+        W[d + w + j] = c00 * a01 + c01 * a11 + b00 * d01 + b01 * d11
+        W[d + 2 * w + j] = c10 * a00 + c11 * a10 + b10 * d00 + b11 * d10
+        W[d + 3 * w + j] = c10 * a01 + c11 * a11 + b10 * d01 + b11 * d11
 
 
 @njit
@@ -460,15 +425,15 @@ def _matrix(
             while bit > 1:
                 bit //= 2
                 if order > 0:
-                    _double_u(W)
+                    _double_slope(W, _BY_U)
                 if order > 1:
-                    _double_beta(W)
+                    _double_slope(W, _BY_BETA)
                 _double(W)
                 if n & bit:
                     if order > 0:
-                        _append_u(W)
+                        _append_slope(W, _BY_U)
                     if order > 1:
-                        _append_beta(W)
+                        _append_slope(W, _BY_BETA)
                     _append(W)
             if order > 0:
                 for j in range(w):
