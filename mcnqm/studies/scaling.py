@@ -65,7 +65,7 @@ class ScalingConfig:
     target : float
         Risk to reach.
     trajectories, replicates : int
-        See `mcnqm.steps_to_target`.
+        `reference_trajectories` and `replicates` of `mcnqm.tune`.
     seed : int
     max_steps : int
         Where to give up.
