@@ -267,7 +267,7 @@ def test_a_wrong_derivative_is_caught(wrong: str, monkeypatch: pytest.MonkeyPatc
     else:  # Λ' = A Λ Aᵀ in place of Aᵀ Λ A
         right = composed._sandwich.py_func
         monkeypatch.setattr(composed, "_sandwich", right)
-        for name in ("_mixed", "_double", "_double_u", "_double_beta", "_append", "_append_u", "_append_beta"):
+        for name in ("_mixed", "_double", "_double_slope", "_append", "_append_slope"):
             monkeypatch.setattr(composed, name, getattr(composed, name).py_func)
         monkeypatch.setattr(composed, "_one_step", composed._one_step.py_func)
         monkeypatch.setattr(composed, "_matrix", composed._matrix.py_func)
