@@ -228,6 +228,7 @@ def steps_to_target(
             "method": "simulate",
             "trajectories": int(trajectories),
             "replicates": int(replicates),
+            "seed": str(value_of(seed)),  # as text: netCDF 3 has no integers of 64 bits
             "dtype": dtype,
             "mcnqm_version": __version__,
         },

@@ -332,7 +332,7 @@ def tune(
     data["flags"] = labeled([np.int32(r.flags) for r in results], flag_attrs())
     attrs = {"method": method, "target": target, "optimizer": repr(optimizer), "mcnqm_version": __version__}
     if method == "simulate":
-        attrs["dtype"] = options["dtype"]
+        attrs.update(dtype=options["dtype"], seed=str(options["seed"]))
     return xr.Dataset(data, attrs=attrs)
 
 
