@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcnqm.analytic._jit import njit
-from mcnqm.scheduling.composed import _WIDTH, Composed
+from mcnqm.scheduling.composed import Composed
+from mcnqm.scheduling.composed_maps import WIDTH
 
 __all__ = ["GreedyWalk"]
 
@@ -77,7 +78,7 @@ class GreedyWalk:
 @njit
 def _look(scale: Array, noise: Array, weight: Array, P: Array) -> tuple[float, float, float]:
     """Risk, and numerator and denominator of the greedy rate."""
-    w = _WIDTH
+    w = WIDTH
     risk, above, below = np.zeros(w), np.zeros(w), np.zeros(w)
     for block in range(scale.size // w):
         for j in range(w):
