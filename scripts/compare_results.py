@@ -59,7 +59,7 @@ def calls() -> dict[str, tuple[bool, Callable[[], Any]]]:
     table["simulate coordinates"] = True, lambda: mcnqm.simulate(problem, sgd, [2, 8], 100, coordinates=[0, 7])
     table["simulate float32"] = True, lambda: mcnqm.simulate(problem, adam, 8, 200, trajectories=5, dtype="float32")
     table["simulate average"] = True, lambda: mcnqm.simulate(problem, sgd, 8, 200, average=0.9)
-    table["noise"] = True, lambda: mcnqm.noise(problem, 8, 20, trajectories=3, seed=5)
+    table["noise"] = True, lambda: mcnqm.noise(5, [0, 3], [1, 7], 20)
     table["steps_to_target sgd"] = True, lambda: mcnqm.steps_to_target(problem, sgd, [8, 64], 0.1, seed=1)
     table["steps_to_target adam"] = True, lambda: mcnqm.steps_to_target(problem, adam, 16, [0.2, 0.1], max_steps=4096)
     table["tune sgd"] = True, lambda: mcnqm.tune(problem, plain, {"lr": (0.01, 1.5)}, batch_size=[16, 64], target=0.1)
@@ -89,7 +89,7 @@ def calls() -> dict[str, tuple[bool, Callable[[], Any]]]:
         "analytic.risk average": lambda: exact.risk(problem, sgd, 8, 300, average=0.9),
         "analytic.moments": lambda: exact.moments(problem, sgd, 8, 100, record=[0, 7, 100]),
         "analytic.steps_to_target": lambda: exact.steps_to_target(problem, sgd, [2, 8, 64], 0.1),
-        "analytic.steady_state_risk": lambda: exact.steady_state_risk(problem, sgd, 8),
+        "analytic.steady_state": lambda: exact.steady_state(problem, sgd, 8),
         "analytic.largest_stable_lr": lambda: exact.largest_stable_lr(problem, sgd),
         "analytic.bayes_bound": lambda: exact.bayes_bound(problem, np.array([1.0, 100.0, 1e4])),
         "analytic.mean_field.risk": lambda: exact.mean_field.risk(problem, adam, 8, 500),
