@@ -72,7 +72,7 @@ def _root(
 
     * mcnqm study minima --quick --figure minima.png
 
-      which of two minima SGD holds; also: line-search
+      which of two minima SGD holds; also: regimes, line-search
 
     * mcnqm verify
 

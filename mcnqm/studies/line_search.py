@@ -4,8 +4,8 @@ Along an update u the full-batch loss of a quadratic is a parabola,
 :math:`L(\theta - su) = L - s\, u^T \nabla L + \tfrac12 s^2 u^T H u`, least at
 :math:`s^* = u^T\nabla L / u^T H u`, while the optimizer stops at s = 1. The *ratio* of the step taken to the exact one
 is 1 for an exact line search (Mutschler & Zell 2021). On average over batches it is
-:math:`E\,u^T H u / E\,u^T\nabla L`; where the law of θ no longer changes, that is exactly 2 for any optimizer, since there
-:math:`E\, L(\theta - u) = E\, L(\theta)`.
+:math:`E\,u^T H u / E\,u^T\nabla L`; where the law of θ no longer changes, that is exactly 2 for any optimizer, since
+there :math:`E\, L(\theta - u) = E\, L(\theta)`.
 """
 
 from __future__ import annotations

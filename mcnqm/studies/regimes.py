@@ -9,8 +9,8 @@ as one, the noise scale along a run and the knee of steps against B, and its est
 from __future__ import annotations
 
 import json
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ class RegimesConfig:
             integer(name, getattr(self, name), 4)
         for name in ("batch_sizes", "counts"):
             values = getattr(self, name)
-            if len(values) < 2 or values[0] < 1 or any(b <= a for a, b in zip(values, values[1:], strict=False)):
+            if len(values) < 2 or values[0] < 1 or any(b <= a for a, b in pairwise(values)):
                 raise ParameterError(name, values, "be two or more integers >= 1 that increase")
         integer("seed", self.seed, 0, 2**64 - 1)
 
@@ -107,8 +107,6 @@ def run(
     config: RegimesConfig | None = None,
     *,
     checkpoint: Checkpoint | None = None,
-    executor: Executor | None = None,
-    threads: int | None = None,
     meter: Meter | None = None,
 ) -> xr.Dataset:
     r"""Carry out the study. All but the estimates of the noise scale is in closed form.
@@ -118,8 +116,6 @@ def run(
     config : RegimesConfig, optional
     checkpoint : Checkpoint, optional
         Where finished parts are kept and found again.
-    executor, threads
-        Not used: nothing here runs long enough to be shared out.
     meter : Meter, optional
         Told of parts done.
 
@@ -140,9 +136,9 @@ def run(
           first-order estimate :math:`(n-1) αh` of the latter.
         - ``gain`` (batch_size): decrease of the risk by one step at the best rate, over that without noise;
           ``gain_formula``: :math:`1/(1 + B_\text{noise}/B)`.
-        - ``estimated``, ``naive``, ``exact``: the simple noise scale from `samples` gradients of each of two batch sizes,
-          1 and 16: the quotient of the means of two unbiased estimators, the mean of their quotients, and in closed
-          form; ``estimated_stderr`` and ``naive_stderr``: standard deviations of one such estimate.
+        - ``estimated``, ``naive``, ``exact``: the simple noise scale from `samples` gradients of each of two batch
+          sizes, 1 and 16: the quotient of the means of two unbiased estimators, the mean of their quotients, and in
+          closed form; ``estimated_stderr`` and ``naive_stderr``: standard deviations of one such estimate.
 
     Raises
     ------
@@ -292,7 +288,9 @@ def _along(problem: NoisyQuadratic, lr: float, batch_size: float, steps: int) ->
 
 def _as_one(config: RegimesConfig) -> dict[str, Any]:
     """One coordinate of curvature 1: n steps at (α, B) against one at (n α, n B)."""
-    bias, variance, predicted = [], [], []
+    bias: list[list[float]] = []
+    variance: list[list[float]] = []
+    predicted: list[list[float]] = []
     for n in config.counts:
         rows: list[list[float]] = [[], [], []]
         for whole in _RATES:

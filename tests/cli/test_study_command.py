@@ -24,6 +24,11 @@ def test_a_study_is_saved_drawn_and_shown(tmp_path, monkeypatch):
     assert not output.with_name("lines.nc.parts").exists()
 
 
+def test_threads_are_refused_where_nothing_is_simulated():
+    result = CliRunner().invoke(app, ["study", "regimes", "--threads", "2"])
+    assert "threads" in str(result.exception)
+
+
 def test_unknown_names_are_refused():
     result = CliRunner().invoke(app, ["study", "maxima"])
     assert result.exit_code != 0

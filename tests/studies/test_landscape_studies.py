@@ -10,7 +10,8 @@ from mcnqm.checkpoint import Checkpoint
 from mcnqm.optimizers import SGD
 from mcnqm.plots.line_search import plot_line_search
 from mcnqm.plots.minima import plot_minima
-from mcnqm.studies import line_search, minima
+from mcnqm.plots.regimes import plot_regimes
+from mcnqm.studies import line_search, minima, regimes
 
 SMALL = minima.MinimaConfig(ratios=(0.025,), rates=(0.05, 0.1), steps=2000, dim=32, trajectories=8)
 
@@ -69,6 +70,23 @@ def test_the_factor_of_two_by_both_routes():
     assert len(plot_line_search(study).axes) == 4
 
 
+def test_regimes():
+    study = regimes.run(regimes.RegimesConfig(dim=50, batch_sizes=(1, 4, 16, 64, 256, 1024), rates=21, estimates=100))
+    np.testing.assert_allclose(study.edge.sel(momentum=0.0), study.edge_formula, rtol=1e-12)
+    assert (abs(study.edge.sel(momentum=0.9) / study.edge_formula - 1) > 0.1).any()
+    np.testing.assert_allclose(study.gain, study.gain_formula, rtol=1e-9)
+    ratio = study.knee / study.scale_end
+    assert ((ratio > 0.3) & (ratio < 3)).all()
+    assert (study.knee > 5 * study.scale_start).all()
+    # First order in n α h, and off by more at large ones: the control.
+    small = study.as_one_variance / study.as_one_predicted - 1
+    assert (abs(small.sel(rate=0.01)) < 0.01).all()
+    assert (abs(small.sel(rate=1.0)) > 0.1).all()
+    error = float(study.estimated_stderr) / 10
+    assert abs(float(study.estimated - study.exact)) < 5 * error + 0.1 * float(study.exact)
+    assert len(plot_regimes(study).axes) == 6
+
+
 @settings(max_examples=5)
 @given(batch=st.integers(1, 30), seed=st.integers(0, 100))
 def test_batch_gradients_are_those_of_the_updates(batch, seed):
@@ -87,6 +105,8 @@ def test_batch_gradients_are_those_of_the_updates(batch, seed):
         (minima.MinimaConfig, {"ratio": 0.0}),
         (minima.MinimaConfig, {"momentum": 1.0}),
         (minima.MinimaConfig, {"separation": 0.1}),
+        (regimes.RegimesConfig, {"batch_sizes": (4, 2)}),
+        (regimes.RegimesConfig, {"slope": 0.0}),
         (line_search.LineSearchConfig, {"steps": (5, 5)}),
         (line_search.LineSearchConfig, {"directions": 1}),
         (line_search.LineSearchConfig, {"lr": -1.0}),
