@@ -71,7 +71,9 @@ def _best(axes: Axes, study: xr.Dataset, batch: np.ndarray) -> None:
         if np.isfinite(until):
             axes.axvline(until, color=COLOURS[k], linewidth=0.9, linestyle=":")
     first = float(study["best_lr"].isel(noise_kind=0, batch_size=0))
-    axes.plot(batch, np.minimum(first * batch / batch[0], 4.0), "k--", linewidth=1.0, label="linear rule")
+    linear = first * batch / batch[0]
+    shown = linear <= 2.0 * float(study["best_lr"].max())
+    axes.plot(batch[shown], linear[shown], "k--", linewidth=1.0, label="linear rule")
     axes.set_ylabel("best rate")
     axes.set_title("for the target; dotted: slope falls below 1/2", fontsize=10)
 
@@ -92,9 +94,13 @@ def _as_one(axes: Axes, study: xr.Dataset) -> None:
 def _scale(axes: Axes, study: xr.Dataset) -> None:
     for k, kind in enumerate(study["noise_kind"].values):
         one = study.sel(noise_kind=kind)
-        axes.plot(study["progress"], one["scale"], "-", color=COLOURS[k], label=f"{kind} noise")
+        axes.plot(study["progress"][1:], one["scale"][1:], "-", color=COLOURS[k], label=f"{kind} noise")
+        start = float(one["scale_start"])
+        axes.annotate(
+            f"start: {start:.2g}", (0.3, 0.1 + 0.08 * k), xycoords="axes fraction", color=COLOURS[k], fontsize=8
+        )
         axes.axhline(float(one["knee"]), color=COLOURS[k], linewidth=0.9, linestyle=":")
-    decades(axes, "y")
+    decades(axes)
     axes.set_xlabel("share of the run's steps")
     axes.set_ylabel("noise scale B_noise")
     axes.set_title("along the best run at the knee; dotted: the knee", fontsize=10)

@@ -192,7 +192,7 @@ def run(
     )
 
 
-_PROGRESS = tuple(np.linspace(0.0, 1.0, 41).tolist())
+_PROGRESS = (0.0, *np.geomspace(2e-3, 1.0, 40).tolist())
 _RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 _VARIABLES: dict[str, tuple[str, tuple[str, ...], str]] = {
