@@ -23,4 +23,5 @@ def quotient(rate: Any, denominator: NDArray[np.float64]) -> NDArray[np.float64]
     array([0.25, 0.  ])
     """
     shape = np.broadcast_shapes(np.shape(rate), denominator.shape)
-    return np.divide(rate, denominator, out=np.zeros(shape), where=denominator > 0)
+    result: NDArray[np.float64] = np.divide(rate, denominator, out=np.zeros(shape), where=denominator > 0)
+    return result
