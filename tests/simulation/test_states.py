@@ -188,7 +188,9 @@ def test_an_optimizer_of_ones_own_has_its_own_names_and_rate():
 
 
 def test_some_of_the_states_and_those_that_are_not_there():
-    def run(optimizer=mcnqm.Adam(lr=0.1), coordinates=(0,), **options):
+    adam = mcnqm.Adam(lr=0.1)
+
+    def run(optimizer=adam, coordinates=(0,), **options):
         return mcnqm.simulate(PROBLEM, optimizer, 4, 3, trajectories=1, coordinates=coordinates, **options)
 
     runs = run(record_state=["second_moment"])
@@ -208,4 +210,3 @@ def test_some_of_the_states_and_those_that_are_not_there():
         mcnqm.update_rule(Normed, state=("one", "one"))
     with pytest.raises(ParameterError, match="leave the name state_second_moment"):
         run(mcnqm.Adam(lr=xr.DataArray([0.1, 0.2], dims="state_second_moment")), record_state=True)
-
