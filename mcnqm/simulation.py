@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import Executor
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from mcnqm._version import __version__
 from mcnqm.averaging import checked_average
 from mcnqm.domains import choice, integer
 from mcnqm.engine import Job, Pool, check_room, first_trajectories, has_twin, run_loss, run_paths, twin_cells
@@ -23,8 +21,8 @@ from mcnqm.memory import check_memory
 from mcnqm.optimizers import Number
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import meter_of
+from mcnqm.provenance import recorded, settled
 from mcnqm.record import MAX_STEPS, recorded_steps
-from mcnqm.schedules import Schedule
 from mcnqm.settings import settings_of
 from mcnqm.statistics import BOUNDS, effective_number, mean_and_stderr, mean_interval
 
@@ -43,6 +41,7 @@ DIVERGED_AT = 1e20
 """A lane has diverged once its loss exceeds this many times the natural scale of the problem."""
 
 
+@recorded("mcnqm.simulate")
 def simulate(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -240,21 +239,7 @@ def simulate(
             "bound": list(BOUNDS),
             "step": ("step", wanted, {"units": "completed steps"}),
         },
-        attrs=_attributes(
-            problem,
-            optimizer,
-            {
-                "batch_size": _plain(batch_size),
-                "average": None if average is None else _plain(average),
-                "record": None if record is None else wanted.tolist(),
-                "steps": last,
-                "trajectories": count,
-                "seed": key,
-                "minibatch": minibatch,
-                "control_variate": bool(cells),
-                "dtype": dtype,
-            },
-        ),
+        attrs=settled(record=None if record is None else wanted, control_variate=bool(cells)),
     )
     if reduction is not None:
         result["variance_reduction"] = ((*dims, "step"), settings.unflatten(reduction))
@@ -344,36 +329,3 @@ def _indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
     for entry in array[(array < 0) | (array >= size)]:
         raise ParameterError(name, int(entry), allowed)
     return array.astype(np.int64)
-
-
-def _attributes(problem: NoisyQuadratic, optimizer: Any, others: dict[str, Any]) -> dict[str, Any]:
-    """The configuration, in types that every netCDF version stores."""
-    numbers = {k: _plain(v) for k, v in optimizer._asdict().items()}
-    config = {
-        "problem": problem.to_dict(),
-        "optimizer": {"name": type(optimizer).__name__, **numbers},
-        **others,
-    }
-    numbers_only = {k: v for k, v in others.items() if isinstance(v, int) and not isinstance(v, bool)}
-    plain = {k: v if abs(v) < 2**31 else str(v) for k, v in numbers_only.items()}
-    words = {k: v for k, v in others.items() if isinstance(v, str)}
-    return {
-        "mcnqm_version": __version__,
-        "problem": repr(problem),
-        "optimizer": _readable(optimizer),
-        **plain,
-        **words,
-        "config": json.dumps(config),
-    }
-
-
-def _plain(value: Any) -> Any:
-    return value.to_dict() if isinstance(value, Schedule) else np.asarray(value).tolist()
-
-
-def _readable(optimizer: Any) -> str:
-    parts = []
-    for name, value in optimizer._asdict().items():
-        sizes = np.shape(value)
-        parts.append(f"{name}=<{' x '.join(map(str, sizes))} values>" if sizes else f"{name}={value!r}")
-    return f"{type(optimizer).__name__}({', '.join(parts)})"

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from mcnqm.provenance import optimizer_of
+from mcnqm.schedules import Schedule
+
 __all__ = ["constants", "coordinate", "labels", "name_of", "numbers", "shared_words", "three_digits", "varying"]
 
 
@@ -134,9 +137,13 @@ def _optimizer(runs: xr.Dataset) -> str:
         # As the user wrote it, but for what is swept.
         moving = [name for name, array in runs.coords.items() if array.size > 1]
         return " ".join(word for word in names[0].split() if word.partition("=")[0] not in moving)
-    config = json.loads(runs.attrs["config"]).get("optimizer", {}) if "config" in runs.attrs else {}
-    words = [str(config.pop("name", ""))]
-    for name, value in config.items():
-        if not isinstance(value, list):
-            words.append(f"{name}={value}" if isinstance(value, (bool, str)) else f"{name}={numbers(value)[0]}")
-    return " ".join(words).strip()
+    if "optimizer" not in json.loads(runs.attrs.get("config", "{}")):
+        return ""
+    optimizer = optimizer_of(runs)
+    words = [type(optimizer).__name__]
+    for name, value in optimizer._asdict().items():
+        if isinstance(value, Schedule):
+            words.append(f"{name}: {repr(value).removeprefix('Schedule(').removesuffix(')')},")
+        elif np.ndim(value) == 0:
+            words.append(f"{name}={value}" if isinstance(value, bool) else f"{name}={numbers(value)[0]}")
+    return " ".join(words).strip(",")

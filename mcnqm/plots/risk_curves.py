@@ -18,7 +18,7 @@ from mcnqm.errors import ParameterError
 from mcnqm.plots.style import COLOURS, DASHES, decades, new_figure
 from mcnqm.plots.wording import constants, coordinate, labels, name_of, varying
 
-__all__ = ["plot_risk"]
+__all__ = ["risk"]
 
 Array = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ _MOST_TICKS = 12
 """Entries of a sweep that the colour bar names one by one."""
 
 
-def plot_risk(runs: xr.Dataset) -> Figure:
+def risk(runs: xr.Dataset) -> Figure:
     """Risk against steps on log axes, one curve per setting, with bands of two standard errors.
 
     Parameters
@@ -52,7 +52,7 @@ def plot_risk(runs: xr.Dataset) -> Figure:
     >>> import mcnqm
     >>> problem = mcnqm.NoisyQuadratic.power_law(dim=10)
     >>> runs = mcnqm.simulate(problem, mcnqm.SGD(lr=[0.1, 0.2]), batch_size=8, steps=100)
-    >>> figure = plot_risk(runs)
+    >>> figure = risk(runs)
     >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     ['lr = 0.1', 'lr = 0.2']
     """
