@@ -198,7 +198,7 @@ def test_an_error_in_a_worker_is_not_lost(monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("broken kernel")
 
-    monkeypatch.setattr("mcnqm.engine.advance_shard", fail)
+    monkeypatch.setattr("mcnqm.engine.march.advance_shard", fail)
     with pytest.raises(RuntimeError, match="broken kernel"):
         call()
 
