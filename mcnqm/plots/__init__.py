@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mcnqm.plots.ensembles import distribution, ensemble
     from mcnqm.plots.risk_curves import risk
 
-__all__ = ["VIEWS", "risk"]
+__all__ = ["VIEWS", "distribution", "ensemble", "risk"]
 
 _HOMES = {
+    "ensemble": "mcnqm.plots.ensembles",
+    "distribution": "mcnqm.plots.ensembles",
     "risk": "mcnqm.plots.risk_curves",
 }
 """Where each view is found."""

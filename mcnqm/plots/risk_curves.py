@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from mcnqm.errors import ParameterError
 from mcnqm.plots.style import COLOURS, DASHES, decades, new_figure
-from mcnqm.plots.wording import constants, coordinate, labels, name_of, varying
+from mcnqm.plots.wording import constants, coordinate, labels, name_of, varying, wrapped
 
 __all__ = ["risk"]
 
@@ -80,7 +79,7 @@ def risk(runs: xr.Dataset) -> Figure:
         facts.append(f"{drawn} of {total} settings")
     if curves.diverged:
         facts.append(f"× diverged ({curves.diverged})")
-    axes.set_title(textwrap.fill(", ".join(facts), 84), fontsize=10)
+    axes.set_title(wrapped(facts), fontsize=10)
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,17 @@ import xarray as xr
 from mcnqm.provenance import optimizer_of
 from mcnqm.schedules import Schedule
 
-__all__ = ["constants", "coordinate", "labels", "name_of", "numbers", "shared_words", "three_digits", "varying"]
+__all__ = [
+    "constants",
+    "coordinate",
+    "labels",
+    "name_of",
+    "numbers",
+    "shared_words",
+    "three_digits",
+    "varying",
+    "wrapped",
+]
 
 
 def varying(runs: xr.Dataset) -> list[str]:
@@ -113,6 +124,17 @@ def shared_words(names: Sequence[str]) -> tuple[str, list[str]]:
     return (" ".join(common), rest) if all(rest) else ("", list(names))
 
 
+def wrapped(facts: Sequence[str], width: int = 84) -> str:
+    """Facts as a title, in lines that fit a panel.
+
+    Examples
+    --------
+    >>> wrapped(["SGD lr=0.1", "batch size 8"])
+    'SGD lr=0.1, batch size 8'
+    """
+    return textwrap.fill(", ".join(facts), width)
+
+
 def constants(runs: xr.Dataset) -> list[str]:
     """What all settings of a result share: the optimizer, as far as it is one, and the batch size.
 
@@ -121,7 +143,7 @@ def constants(runs: xr.Dataset) -> list[str]:
     >>> import mcnqm
     >>> problem = mcnqm.NoisyQuadratic.power_law(dim=10)
     >>> constants(mcnqm.simulate(problem, mcnqm.Lion(lr=[0.1, 0.2]), batch_size=8, steps=3))
-    ['Lion beta1=0.9 beta2=0.99 weight_decay=0', 'batch size 8']
+    ['Lion beta1=0.9 beta2=0.99', 'batch size 8']
     """
     facts = [text for text in (_optimizer(runs),) if text]
     if "batch_size" in runs.coords and runs.coords["batch_size"].size == 1:
@@ -144,6 +166,7 @@ def _optimizer(runs: xr.Dataset) -> str:
     for name, value in optimizer._asdict().items():
         if isinstance(value, Schedule):
             words.append(f"{name}: {repr(value).removeprefix('Schedule(').removesuffix(')')},")
-        elif np.ndim(value) == 0:
+        elif np.ndim(value) == 0 and (value or type(optimizer)._field_defaults.get(name, value) != value):
+            # What is off, as it is by default, goes without saying.
             words.append(f"{name}={value}" if isinstance(value, bool) else f"{name}={numbers(value)[0]}")
     return " ".join(words).strip(",")
