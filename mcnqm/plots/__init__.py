@@ -12,24 +12,54 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mcnqm.plots.batch_growth import plot_batch_growth
     from mcnqm.plots.ensembles import distribution, ensemble
+    from mcnqm.plots.heatmaps import heatmap
+    from mcnqm.plots.mean_field import plot_mean_field
     from mcnqm.plots.risk_curves import risk
+    from mcnqm.plots.scaling import plot_scaling
+    from mcnqm.plots.schedules import plot_schedules
+    from mcnqm.plots.states import paths, phase, state
 
-__all__ = ["VIEWS", "distribution", "ensemble", "risk"]
+__all__ = [
+    "VIEWS",
+    "distribution",
+    "ensemble",
+    "heatmap",
+    "paths",
+    "phase",
+    "plot_batch_growth",
+    "plot_mean_field",
+    "plot_scaling",
+    "plot_schedules",
+    "risk",
+    "state",
+]
 
 _HOMES = {
-    "ensemble": "mcnqm.plots.ensembles",
-    "distribution": "mcnqm.plots.ensembles",
-    "risk": "mcnqm.plots.risk_curves",
+    "ensemble": ("mcnqm.plots.ensembles", "ensemble"),
+    "paths": ("mcnqm.plots.states", "paths"),
+    "phase": ("mcnqm.plots.states", "phase"),
+    "distribution": ("mcnqm.plots.ensembles", "distribution"),
+    "heatmap": ("mcnqm.plots.heatmaps", "heatmap"),
+    "state": ("mcnqm.plots.states", "state"),
+    "risk": ("mcnqm.plots.risk_curves", "risk"),
+    "scaling": ("mcnqm.plots.scaling", "plot_scaling"),
+    "schedules": ("mcnqm.plots.schedules", "plot_schedules"),
+    "batch-growth": ("mcnqm.plots.batch_growth", "plot_batch_growth"),
+    "mean-field": ("mcnqm.plots.mean_field", "plot_mean_field"),
 }
-"""Where each view is found."""
+"""Module and function of every view."""
+
+_MODULES = {function: module for module, function in _HOMES.values()}
 
 
 class _Views(Mapping[str, Callable[..., Any]]):
     """Views by name; a view's module, and with it Matplotlib, is imported as it is asked for."""
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
-        found: Callable[..., Any] = getattr(importlib.import_module(_HOMES[name]), name)
+        module, function = _HOMES[name]
+        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
         return found
 
     def __contains__(self, name: object) -> bool:
@@ -43,14 +73,14 @@ class _Views(Mapping[str, Callable[..., Any]]):
 
 
 VIEWS: Mapping[str, Callable[..., Any]] = _Views()
-"""Every view by its name, for the command line."""
+"""Every view by its name on the command line; the last four are of studies."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return VIEWS[name]
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODULES])

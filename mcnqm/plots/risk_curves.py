@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mcnqm.errors import ParameterError
 from mcnqm.plots.style import COLOURS, DASHES, decades, new_figure
+from mcnqm.plots.views import check_runs
 from mcnqm.plots.wording import constants, coordinate, labels, name_of, varying, wrapped
 
 __all__ = ["risk"]
@@ -55,6 +56,7 @@ def risk(runs: xr.Dataset) -> Figure:
     >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     ['lr = 0.1', 'lr = 0.2']
     """
+    check_runs(runs, "risk", "risk", "step")
     if not (runs["step"] > 0).any():
         raise ParameterError("runs", "no step after the start", "have some: a logarithmic axis has no 0")
     dims = varying(runs)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mcnqm.flags import Flag
 from mcnqm.plots.style import COLOURS, decades, new_figure
+from mcnqm.plots.views import check_runs
 from mcnqm.plots.wording import three_digits
 
 __all__ = ["plot_scaling"]
@@ -70,6 +71,7 @@ def plot_scaling(study: xr.Dataset) -> Figure:
     >>> [axes.get_ylabel() for axes in plot_scaling(study).axes]
     ['steps to target', 'tuned effective learning rate']
     """
+    check_runs(study, "scaling", "steps", "effective_lr", "analytic_steps", "B_crit", "information_bound")
     study = study.transpose("optimizer", "batch_size", ...).sortby("batch_size")
     figure, (left, right) = new_figure(2, width=5.2, height=5.0)
     figure.suptitle(_title(study), fontsize=10)
