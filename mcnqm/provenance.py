@@ -350,10 +350,10 @@ def encoded(value: Any) -> Any:
     >>> encoded(mcnqm.Signum(lr=0.1))["name"], encoded([0.1, np.float64(0.2)])
     ('Signum', [0.1, 0.2])
     """
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
     if isinstance(value, Schedule):
         parts = {"scale": value.scale, "which": value.which}
         labels = {key: _labels(one) for key, one in parts.items() if isinstance(one, xr.DataArray)}

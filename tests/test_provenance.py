@@ -58,6 +58,12 @@ RESULTS = {
         PAPER, SGD(lr=0.1 * B), schedules.exponential(B, 20, final=3.0), 30, trajectories=2, average=averaging.tail(5)
     ),
     "per example": lambda: mcnqm.simulate(PAPER, RMSProp(lr=0.1), 4, 9, minibatch="per_example", trajectories=2),
+    "state": lambda: mcnqm.simulate(
+        PAPER, Adam(lr=0.1), 4, 30, trajectories=3, coordinates=[1], record_state=["first_moment"], target=[2.0, 1.0]
+    ),
+    "reduced": lambda: mcnqm.simulate(PAPER, SGD(lr=0.1), 4, 9, reduce={"quantiles": [0.1], "histogram": [0, 1, 9]}),
+    "law": lambda: analytic.loss_law(THIRDS, SGD(lr=0.1), 4, 9, probability=[1 / 3]),
+    "effective": lambda: analytic.effective_lr(PAPER, Adam(lr=FALL), 4, 9, coordinates=[3]),
     "float32": lambda: mcnqm.simulate(PAPER, mcnqm.Lion(lr=0.01), 4, 9, dtype="float32", coordinates=[1, 3]),
     "steps": lambda: mcnqm.steps_to_target(PAPER, SGD(lr=[0.1, 0.2]), 16, 0.3, replicates=4, trajectories=2, seed=2),
     "exact steps": lambda: mcnqm.steps_to_target(PAPER, SGD(lr=0.1), 16, [0.3, 0.2], method="analytic"),

@@ -36,8 +36,11 @@ _MOST = 2**14
 _CHUNK = 2**20
 """Complex numbers at a time."""
 
-_BISECTIONS, _FINER = 60, 24
-"""Halvings of the whole range, and of the gap between two places of a fast Fourier transform."""
+_BISECTIONS, _CORRECTIONS = 60, 3
+"""Halvings of the range, where that is cheap, and Newton steps between two places of a fast Fourier transform."""
+
+_PLACES = 2**16
+"""Of the Fourier transform, at least."""
 
 _DIFFERENCE = 5e-3
 """Half-width of the difference that stands for the density, in standard deviations or parts of the loss."""
@@ -182,17 +185,20 @@ class _ChiSquares:
         low, high = self._range()
         below: Callable[[Array], Array]
         if np.sum(self._n[self._w > 0]) == 1:
-            below, rounds = self._one_normal, _BISECTIONS
+            below = self._one_normal
             begin, end = np.full(levels.size, low), np.full(levels.size, high)
+            for _ in range(_BISECTIONS):
+                middle = 0.5 * (begin + end)
+                less = below(middle) < levels
+                begin, end = np.where(less, middle, begin), np.where(less, end, middle)
+            found = 0.5 * (begin + end)
         else:
             frequencies, values = self._transform(high - low)
-            below, rounds = partial(_probability_below, u=frequencies, transform=values), _FINER
-            begin, end = _brackets(levels, low, high, frequencies, values)
-        for _ in range(rounds):
-            middle = 0.5 * (begin + end)
-            less = below(middle) < levels
-            begin, end = np.where(less, middle, begin), np.where(less, end, middle)
-        found = 0.5 * (begin + end)
+            below = partial(_probability_below, u=frequencies, transform=values)
+            begin, end, slope = _brackets(levels, low, high, frequencies, values)
+            found = 0.5 * (begin + end)
+            for _ in range(_CORRECTIONS):
+                found = np.clip(found + (levels - below(found)) / slope, begin, end)
         width = _DIFFERENCE * np.minimum(self.std, found)
         ends = [below(found + sign * width) for sign in (1, -1)]
         return found, np.maximum(ends[0] - ends[1], 0.0) / (2.0 * width)
@@ -250,15 +256,17 @@ class _ChiSquares:
 
 def _brackets(
     levels: Array, low: float, high: float, u: Array, transform: NDArray[np.complex128]
-) -> tuple[Array, Array]:
-    """Between which two of very many equidistant losses each quantile lies, by one fast Fourier transform."""
-    count = 4 * u.size
+) -> tuple[Array, Array, Array]:
+    """Between which two of very many equidistant losses each quantile lies, and the density there."""
+    count = max(4 * u.size, _PLACES)
     turned = np.exp(-1j * u * low) * (transform / (np.arange(u.size) + 0.5))
     sums = np.exp(-1j * np.pi * np.arange(count) / count) * np.fft.fft(turned, count)
     below = np.maximum.accumulate(0.5 - sums.imag / np.pi)
     after = np.clip(np.searchsorted(below, levels), 1, count - 1)
     gap = (high - low) / count
-    return low + gap * (after - 1), low + gap * after
+    begin = np.asarray(low + gap * (after - 1.0), dtype=np.float64)
+    slope = np.maximum(below[after] - below[after - 1], 1e-12) / gap
+    return begin, begin + gap, slope
 
 
 def _probability_below(x: Array, u: Array, transform: NDArray[np.complex128]) -> Array:

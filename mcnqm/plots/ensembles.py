@@ -41,7 +41,8 @@ def ensemble(runs: xr.Dataset, *, ax: Axes | None = None, theory: bool = True) -
     Parameters
     ----------
     runs : xarray.Dataset
-        From `mcnqm.simulate`, of up to six settings; each has a panel.
+        From `mcnqm.simulate`, of up to six settings; each has a panel. With ``reduce="quantiles"`` there are no single
+        losses to draw, and the bands are those of all trajectories.
     ax : matplotlib.axes.Axes, optional
         Where to draw a single setting.
     theory : bool
@@ -68,8 +69,11 @@ def ensemble(runs: xr.Dataset, *, ax: Axes | None = None, theory: bool = True) -
     >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     ['single losses (32)', 'middle 90 %', 'middle 50 %', 'risk, simulated', 'risk, exact', 'quantiles, exact']
     """
-    check_runs(runs, "ensemble", "loss", "risk")
-    figure, made = panels(runs, "ensemble", "loss", ax)
+    check_runs(
+        runs, "ensemble", "loss_quantile" if isinstance(runs, xr.Dataset) and "loss_quantile" in runs else "loss"
+    )
+    check_runs(runs, "ensemble", "risk")
+    figure, made = panels(runs, "ensemble", "risk", ax)
     for axes, one, title in made:
         _ensemble(axes, later(one), title, theory)
     made[0][0].legend(fontsize=8.5, framealpha=0.8, edgecolor="none")
@@ -78,14 +82,22 @@ def ensemble(runs: xr.Dataset, *, ax: Axes | None = None, theory: bool = True) -
 
 
 def _ensemble(axes: Axes, one: xr.Dataset, title: str, theory: bool) -> None:
-    steps, loss = one["step"].values, one["loss"].transpose("trajectory", "step").values
-    shown = spread(loss.shape[0], _MOST_PATHS)
-    color = COLOURS[0]
-    for rank, k in enumerate(shown):
-        label = f"single losses ({loss.shape[0]})" if rank == 0 else None
-        axes.plot(steps, loss[k], color="0.55", linewidth=0.6, alpha=0.4, label=label, zorder=1)
-    if loss.shape[0] >= _ENOUGH:
-        edges = np.quantile(loss, _BAND, axis=0, method="closest_observation")  # diverged ones are inf
+    steps, color = one["step"].values, COLOURS[0]
+    edges = None
+    if "loss" in one:
+        loss = one["loss"].transpose("trajectory", "step").values
+        for rank, k in enumerate(spread(loss.shape[0], _MOST_PATHS)):
+            label = f"single losses ({loss.shape[0]})" if rank == 0 else None
+            axes.plot(steps, loss[k], color="0.55", linewidth=0.6, alpha=0.4, label=label, zorder=1)
+        if loss.shape[0] >= _ENOUGH:
+            edges = np.quantile(loss, _BAND, axis=0, method="closest_observation")  # diverged ones are inf
+    else:
+        known_levels = one["quantile"].values
+        nearest = [int(np.abs(known_levels - level).argmin()) for level in _BAND]
+        if np.allclose(known_levels[nearest], _BAND):
+            edges = one["loss_quantile"].transpose("quantile", "step").values[nearest]
+        loss = one["loss_quantile"].transpose("quantile", "step").values
+    if edges is not None:
         for low, high, name, strength in ((0, 4, "middle 90 %", 0.18), (1, 3, "middle 50 %", 0.32)):
             axes.fill_between(steps, edges[low], edges[high], color=color, alpha=strength, linewidth=0, label=name)
     axes.plot(steps, one["risk"].values, color=color, linewidth=2.0, label="risk, simulated", zorder=3)

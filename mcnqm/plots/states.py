@@ -216,6 +216,8 @@ def state(runs: xr.Dataset, *, ax: Axes | None = None, theory: bool = True) -> F
             values = field.sel(coordinate=coordinate).values
             axes.plot(field["step"].values, values, "--", color=ink(), linewidth=1.4, label=label, zorder=4)
     decades(axes)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 1e-4 * high), high)  # a schedule may end at 0
     axes.set_xlabel("step")
     axes.set_ylabel("effective rate  (parameter² / loss)")
     axes.legend(fontsize=8.5, framealpha=0.8, edgecolor="none")

@@ -162,11 +162,11 @@ def _optimizer(runs: xr.Dataset) -> str:
     if "optimizer" not in json.loads(runs.attrs.get("config", "{}")):
         return ""
     optimizer = optimizer_of(runs)
-    words = [type(optimizer).__name__]
+    words, usual = [type(optimizer).__name__], type(optimizer)._field_defaults
     for name, value in optimizer._asdict().items():
         if isinstance(value, Schedule):
             words.append(f"{name}: {repr(value).removeprefix('Schedule(').removesuffix(')')},")
-        elif np.ndim(value) == 0 and (value or type(optimizer)._field_defaults.get(name, value) != value):
-            # What is off, as it is by default, goes without saying.
+        elif np.ndim(value) == 0 and not (usual.get(name) == value and (value in (0, True) or name == "eps")):
+            # What is off by default, or on, goes without saying.
             words.append(f"{name}={value}" if isinstance(value, bool) else f"{name}={numbers(value)[0]}")
     return " ".join(words).strip(",")

@@ -222,3 +222,46 @@ def test_theory_is_seen_on_a_dark_background(runs):
     with mpl.rc_context({"text.color": "white", "axes.facecolor": "black", "figure.facecolor": "black"}):
         (axes,) = plots.ensemble(runs).axes
         assert lines(axes, "risk, exact")[0].get_color() == "white"
+
+
+def recorded_state(optimizer, trajectories=6, **options):
+    options = {"record": range(101), "record_state": True, **options}
+    return mcnqm.simulate(PROBLEM, optimizer, 8, 100, trajectories=trajectories, coordinates=[0, 19], **options)
+
+
+def test_the_stationary_ellipse_holds_its_share():
+    """Of 4000 independent ends, 95 % lie within the outer ellipse: the binomial law allows 93.2 % to 96.6 %, 1e-6."""
+    options = {"trajectories": 4000, "record": [0, 100]}
+    runs = recorded_state(SGD(lr=0.3, momentum=0.5), **options)
+    one, _ = plots.phase(runs.isel(trajectory=slice(8))).axes
+    (outer,) = lines(one, "95 % of the stationary law")
+    end = runs.isel(step=-1).sel(coordinate=0)
+    inside = outer.get_path().contains_points(np.stack([end.theta, end.state_momentum], axis=1)).mean()
+    assert 0.932 < inside < 0.966
+    # Negative control: another rate.
+    other = recorded_state(SGD(lr=0.6, momentum=0.5), **options).isel(step=-1).sel(coordinate=0)
+    wrong = outer.get_path().contains_points(np.stack([other.theta, other.state_momentum], axis=1)).mean()
+    assert not 0.932 < wrong < 0.966
+
+
+def test_a_phase_without_a_stationary_law_has_no_ellipse():
+    for optimizer in (Adam(lr=0.01), SGD(lr=5.0, momentum=0.5), SGD(lr=schedules.cosine(0.1, 50), momentum=0.5)):
+        figure = plots.phase(recorded_state(optimizer))
+        assert not figure.legends
+        figure.draw_without_rendering()
+
+
+def test_effective_rates_are_those_of_the_mean_field():
+    runs = recorded_state(Adam(lr=0.01, beta2=0.9))
+    (axes,) = plots.state(runs).axes
+    (field,) = lines(axes, "mean field")
+    expected = analytic.effective_lr(PROBLEM, Adam(lr=0.01, beta2=0.9), 8, 100, record=[100], coordinates=[19])
+    assert field.get_ydata()[-1] == pytest.approx(expected.effective_lr.item())
+    lion = plots.state(recorded_state(mcnqm.NAdam(lr=0.01))).axes[0]
+    assert "mean field" not in legend(lion)
+
+
+def test_quantiles_of_very_many_are_bands(tmp_path):
+    runs = mcnqm.simulate(PROBLEM, MOMENTUM, 8, 50, trajectories=200, reduce="quantiles")
+    (axes,) = plots.ensemble(read_back(runs, tmp_path)).axes
+    assert legend(axes) == ["middle 90 %", "middle 50 %", "risk, simulated", "risk, exact", "quantiles, exact"]
