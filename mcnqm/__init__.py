@@ -1,6 +1,6 @@
 """Real optimizers on the noisy quadratic model: fast trajectories beside exact risk."""
 
-from mcnqm import analytic, averaging, schedules
+from mcnqm import analytic, averaging, plots, provenance, schedules
 from mcnqm._version import __version__
 from mcnqm.comparison import agreement
 from mcnqm.errors import ParameterError
@@ -42,6 +42,8 @@ __all__ = [
     "hyperparameters",
     "noise",
     "optimize_schedule",
+    "plots",
+    "provenance",
     "schedules",
     "schedules_of",
     "simulate",

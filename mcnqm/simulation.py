@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any
@@ -11,7 +10,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from mcnqm._version import __version__
 from mcnqm.averaging import checked_average
 from mcnqm.domains import choice, integer, positive
 from mcnqm.engine import Job, Pool, check_room, first_trajectories, has_twin, run_paths, state_names, twin_cells
@@ -24,9 +22,9 @@ from mcnqm.memory import check_memory
 from mcnqm.optimizers import Number
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import meter_of
+from mcnqm.provenance import recorded, settled
 from mcnqm.record import MAX_STEPS, recorded_steps
 from mcnqm.reductions import checked_reduction
-from mcnqm.schedules import Schedule
 from mcnqm.settings import Settings, settings_of
 from mcnqm.statistics import BOUNDS
 
@@ -39,6 +37,7 @@ _ENOUGH = 8
 """Trajectories from which on twins run by default."""
 
 
+@recorded("mcnqm.simulate")
 def simulate(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -272,25 +271,7 @@ def simulate(
             **({} if targets is None else {"target": targets if several else targets[0]}),
             **({} if reduction is None else reduction.coords()),
         },
-        attrs=_attributes(
-            problem,
-            optimizer,
-            {
-                "batch_size": _plain(batch_size),
-                "average": None if average is None else _plain(average),
-                "record": None if record is None else wanted.tolist(),
-                "steps": last,
-                "trajectories": count,
-                "seed": key,
-                "minibatch": minibatch,
-                "control_variate": bool(cells),
-                "dtype": dtype,
-                "coordinates": None if chosen is None else chosen.tolist(),
-                "record_state": record_state if isinstance(record_state, (bool, np.bool_)) else list(record_state),
-                "target": None if target is None else _plain(target),
-                "reduce": None if reduction is None else reduction.to_dict(),
-            },
-        ),
+        attrs=settled(record=None if record is None else wanted, control_variate=bool(cells)),
     )
 
 
@@ -412,36 +393,3 @@ def _indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
     for entry in array[(array < 0) | (array >= size)]:
         raise ParameterError(name, int(entry), allowed)
     return array.astype(np.int64)
-
-
-def _attributes(problem: NoisyQuadratic, optimizer: Any, others: dict[str, Any]) -> dict[str, Any]:
-    """The configuration, in types that every netCDF version stores."""
-    numbers = {k: _plain(v) for k, v in optimizer._asdict().items()}
-    config = {
-        "problem": problem.to_dict(),
-        "optimizer": {"name": type(optimizer).__name__, **numbers},
-        **others,
-    }
-    numbers_only = {k: v for k, v in others.items() if isinstance(v, int) and not isinstance(v, bool)}
-    plain = {k: v if abs(v) < 2**31 else str(v) for k, v in numbers_only.items()}
-    words = {k: v for k, v in others.items() if isinstance(v, str)}
-    return {
-        "mcnqm_version": __version__,
-        "problem": repr(problem),
-        "optimizer": _readable(optimizer),
-        **plain,
-        **words,
-        "config": json.dumps(config),
-    }
-
-
-def _plain(value: Any) -> Any:
-    return value.to_dict() if isinstance(value, Schedule) else np.asarray(value).tolist()
-
-
-def _readable(optimizer: Any) -> str:
-    parts = []
-    for name, value in optimizer._asdict().items():
-        sizes = np.shape(value)
-        parts.append(f"{name}=<{' x '.join(map(str, sizes))} values>" if sizes else f"{name}={value!r}")
-    return f"{type(optimizer).__name__}({', '.join(parts)})"

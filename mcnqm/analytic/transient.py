@@ -13,6 +13,7 @@ from mcnqm.analytic.linear.ladder import origin, walk, walk_sums
 from mcnqm.analytic.linear.maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic.linear.scheduled import S00, S01, S11, SAA, V0, V1, VA, Walk, courses_of, unshared
 from mcnqm.problems import NoisyQuadratic, check_problem
+from mcnqm.provenance import recorded
 from mcnqm.record import recorded_steps
 
 __all__ = ["moments", "risk"]
@@ -20,6 +21,7 @@ __all__ = ["moments", "risk"]
 _BLOCK = 128  # coordinates whose ladder of 35 rungs (0.6 MB with momentum) stays in the second-level cache
 
 
+@recorded("mcnqm.analytic.risk")
 def risk(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -114,9 +116,10 @@ def risk(
         bias, variance = curves(problem, linear, at)
         flat[members] = bias + variance / settings.values["batch_size"][members, None]
     data = xr.DataArray(settings.unflatten(flat), dims=(*settings.dims, "step"), attrs=LOSS)
-    return dataset({"risk": data}, settings, problem, optimizer, at)
+    return dataset({"risk": data}, settings, at)
 
 
+@recorded("mcnqm.analytic.moments")
 def moments(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -223,7 +226,7 @@ def moments(
         )
         for name, attrs in names.items()
     }
-    return dataset(data, settings, problem, optimizer, at).assign_coords(
+    return dataset(data, settings, at).assign_coords(
         coordinate=("coordinate", wanted, {"long_name": "coordinate of the expanded problem"})
     )
 

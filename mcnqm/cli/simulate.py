@@ -119,9 +119,9 @@ def _optimizers(texts: list[str]) -> dict[str, Any]:
 
 
 def _draw(runs: xr.Dataset) -> Any:
-    from mcnqm.plots.risk import plot_risk  # noqa: PLC0415 - Matplotlib takes a second to import
+    from mcnqm.plots.risk_curves import risk  # noqa: PLC0415 - Matplotlib takes a second to import
 
-    return plot_risk(runs)
+    return risk(runs)
 
 
 def _show(runs: xr.Dataset, console: Console) -> None:

@@ -6,6 +6,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from mcnqm.plots.style import COLOURS, decades, new_figure
+from mcnqm.plots.views import check_runs
 
 __all__ = ["plot_batch_growth"]
 
@@ -32,6 +33,7 @@ def plot_batch_growth(study: xr.Dataset) -> Figure:
     >>> [axes.get_ylabel() for axes in plot_batch_growth(run(config)).axes]
     ['risk']
     """
+    check_runs(study, "batch-growth", "risk", "risk_stderr", "theory", "step")
     labels = [str(label) for label in study["optimizer"].values]
     figure, panels = new_figure(len(labels), width=4.4, height=4.2)
     figure.suptitle(

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mcnqm.plots.style import COLOURS, DASHES, decades, new_figure
+from mcnqm.plots.views import check_runs
 from mcnqm.plots.wording import numbers
 
 __all__ = ["plot_mean_field"]
@@ -60,6 +61,7 @@ def plot_mean_field(study: xr.Dataset) -> Figure:
     >>> [axes.get_title() for axes in plot_mean_field(study).axes]
     ['β₂ = 0.99', 'control variate, last step']
     """
+    check_runs(study, "mean-field", "rms_error", "rms_error_stderr", "rms_noise", "late_reduction")
     study = study.transpose("variant", "beta2", "batch_size", ...).sortby("batch_size")
     betas = study["beta2"].values
     figure, panels = new_figure(len(betas) + 1, width=2.9, height=4.2)

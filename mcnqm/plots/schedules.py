@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mcnqm.plots.style import COLOURS, decades, new_figure
+from mcnqm.plots.views import check_runs
 
 __all__ = ["plot_schedules"]
 
@@ -54,6 +55,7 @@ def plot_schedules(study: xr.Dataset) -> Figure:
     >>> len(plot_schedules(study).axes)  # three panels and a bar of colours
     4
     """
+    check_runs(study, "schedules", "steps", "lr", "start", "length", "information_bound")
     labels = [str(label) for label in study["optimizer"].values]
     figure, panels = new_figure(3, width=4.6, height=4.4 * len(labels), rows=len(labels))
     facts = f"target risk {study.attrs['target']:g}, d = {study.attrs['dim']}, {study.attrs['pieces']} pieces"

@@ -7,7 +7,6 @@ largest stable one, and -log(1 - momentum). ``docs/schedules.md`` derives and me
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -17,12 +16,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from mcnqm._version import __version__
 from mcnqm.domains import choice, integer, positive, real_array
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Adam, Number, RMSProp, numeric_fields
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import meter_of
+from mcnqm.provenance import arguments_of, optimizer_of, recorded, settled
 from mcnqm.schedules import Schedule, piecewise, stack
 from mcnqm.scheduling.adaptive import AdaptiveSearch, labelled, search_adaptive
 from mcnqm.scheduling.composed import Composed
@@ -72,6 +71,7 @@ _UNSEARCHED = ("eps_root", "eps_hat", "momentum", "centered")
 """Options of Adam and RMSProp that their search does not know."""
 
 
+@recorded("mcnqm.optimize_schedule")
 def optimize_schedule(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -237,9 +237,6 @@ def optimize_schedule(
     count = integer("bins", bins, 1)
     limit = integer("max_steps", max_steps, 1, _MOST_STEPS)
     batch = _batch(batch_size)
-    config: dict[str, Any] = {
-        "batch_size": np.asarray(batch).tolist(), "steps": steps, "target": target, "pieces": pieces, "bins": bins,
-    }  # fmt: skip
     if not isinstance(optimizer, SGD):
         if tune_momentum or lengths is not None:
             name, value = ("tune_momentum", True) if tune_momentum else ("lengths", lengths)
@@ -268,8 +265,8 @@ def optimize_schedule(
                 meter.advance(1.0)
         finally:
             meter.close()
-        config.update(options, refine=refine, spacing=spacing, max_steps=longest)
-        return _described(labelled(searches, batch, target), problem, optimizer, "mean field and simulation", config)
+        found = labelled(searches, batch, target)
+        return found.assign_attrs(settled(spacing=spacing, max_steps=longest), method="mean field and simulation")
     rule = _Rule.of(problem, optimizer, tune_momentum)
     small = problem.binned(count)
     slow = SlowLimit.of(small, rule.precondition, rule.weight_decay) if small.noise.any() else None
@@ -286,13 +283,7 @@ def optimize_schedule(
             meter.advance(1.0)
     finally:
         meter.close()
-    config.update(
-        lengths=None if lengths is None else np.asarray(lengths).tolist(),
-        spacing=spacing,
-        tune_momentum=tune_momentum,
-        max_steps=limit,
-    )
-    return _described(_labelled(answers, batch, target), problem, optimizer, "analytic", config)
+    return _labelled(answers, batch, target).assign_attrs(settled(spacing=spacing), method="analytic")
 
 
 def schedules_of(result: xr.Dataset) -> Any:
@@ -325,17 +316,14 @@ def schedules_of(result: xr.Dataset) -> Any:
     needed = ("lr", "length", "steps")
     if not isinstance(result, xr.Dataset) or "config" not in result.attrs or any(n not in result for n in needed):
         raise ParameterError("result", type(result).__name__, "be what mcnqm.optimize_schedule returns")
-    config = json.loads(result.attrs["config"])
-    given = dict(config["optimizer"])
-    kinds = {kind.__name__: kind for kind in (SGD, Adam, RMSProp)}
-    optimizer: Any = kinds[given.pop("name")](**given)
+    optimizer, given = optimizer_of(result), arguments_of(result)
     dims = [str(dim) for dim in result["steps"].dims]
 
     def one(at: xr.Dataset, name: str) -> Schedule:
         used = at["length"].values > 0
         return piecewise(at[name].values[used], at["length"].values[used].astype(np.int64))
 
-    names = ["lr"] + (["momentum"] if config.get("tune_momentum") else [])
+    names = ["lr"] + (["momentum"] if given.get("tune_momentum") else [])
     reached = np.isfinite(result["steps"].values)
     if not reached.any():
         raise ParameterError("result", result["steps"].values, "have reached its target somewhere")
@@ -928,18 +916,3 @@ def _labelled(answers: list[_Answer], batch: xr.DataArray, target: float | None)
     if "gain" in data:
         coords["baseline"] = xr.DataArray(list(BASELINES), dims="baseline")
     return xr.Dataset(data, coords=coords)
-
-
-def _described(
-    result: xr.Dataset, problem: NoisyQuadratic, optimizer: Any, method: str, config: dict[str, Any]
-) -> xr.Dataset:
-    """The result with the configuration that it is of."""
-    numbers = {name: np.asarray(value).tolist() for name, value in optimizer._asdict().items()}
-    named = {"name": type(optimizer).__name__, **numbers}
-    return result.assign_attrs(
-        method=method,
-        problem=repr(problem),
-        optimizer=repr(optimizer),
-        mcnqm_version=__version__,
-        config=json.dumps({"problem": problem.to_dict(), "optimizer": named, **config}),
-    )

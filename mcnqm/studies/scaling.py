@@ -7,7 +7,6 @@ interrupted study continues where it stopped, to the same bits.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Executor, Future, ThreadPoolExecutor, wait
@@ -31,6 +30,7 @@ from mcnqm.fits import log_slope, small_batch_regime, tradeoff
 from mcnqm.flags import flag_attrs
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
+from mcnqm.provenance import recorded
 from mcnqm.statistics import BOUNDS
 from mcnqm.studies.contenders import CONTENDERS, Contender
 from mcnqm.tuning.routes import Route, SimulatedRoute, exact_route, theory_of
@@ -143,6 +143,7 @@ def cells_of(config: ScalingConfig) -> list[str]:
     return [_safe(f"{label}-{b}-{kind}") for label in config.contenders for b in config.batch_sizes for kind in kinds]
 
 
+@recorded("mcnqm.studies.scaling.run", ScalingConfig)
 def run(
     config: ScalingConfig | None = None,
     *,
@@ -437,8 +438,6 @@ def _labelled(
             "trajectories": config.trajectories,
             "replicates": config.replicates,
             "seed": str(config.seed),
-            "mcnqm_version": __version__,
-            "config": json.dumps(config.to_dict()),
         },
     )
 

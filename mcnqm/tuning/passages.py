@@ -11,7 +11,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm import analytic
-from mcnqm._version import __version__
 from mcnqm.averaging import checked_average
 from mcnqm.domains import choice, integer, positive
 from mcnqm.engine import Job, Pool, has_twin, twin_cells
@@ -20,6 +19,7 @@ from mcnqm.flags import flag_attrs
 from mcnqm.optimizers import SGD, Lion, Number, numeric_fields
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import meter_of
+from mcnqm.provenance import recorded
 from mcnqm.record import MAX_STEPS
 from mcnqm.settings import Settings, settings_of
 from mcnqm.statistics import BOUNDS
@@ -30,6 +30,7 @@ from mcnqm.tuning.smoothing import Swing
 __all__ = ["race_of", "steps_to_target", "whole_steps"]
 
 
+@recorded("mcnqm.steps_to_target")
 def steps_to_target(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -195,13 +196,6 @@ def steps_to_target(
             **settings.coords,
             "bound": list(BOUNDS),
             "estimate": ["all", *(f"without {k}" for k in range(replicates))],
-        },
-        attrs={
-            "method": "simulate",
-            "trajectories": int(trajectories),
-            "replicates": int(replicates),
-            "dtype": dtype,
-            "mcnqm_version": __version__,
         },
     )
 

@@ -11,7 +11,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mcnqm._version import __version__
 from mcnqm.domains import choice, integer, positive, unit_interval
 from mcnqm.engine import Pool, may_join
 from mcnqm.errors import ParameterError
@@ -19,6 +18,7 @@ from mcnqm.flags import Flag, flag_attrs
 from mcnqm.optimizers import Number, domain_of, numeric_fields
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import NoMeter
+from mcnqm.provenance import recorded
 from mcnqm.schedules import Schedule
 from mcnqm.settings import batch_size_domain, settings_of
 from mcnqm.statistics import BOUNDS
@@ -161,6 +161,7 @@ def checked(tuned: Tuned, theory: Tuned | None, *, exact: bool, max_steps: float
     return replace(tuned, flags=flags)
 
 
+@recorded("mcnqm.tune")
 def tune(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -322,10 +323,7 @@ def tune(
     data["freedom"] = labeled([r.freedom for r in results], {"long_name": "degrees of freedom of the errors"})
     data["at_edge"] = labeled([r.at_edge for r in results], {})
     data["flags"] = labeled([np.int32(r.flags) for r in results], flag_attrs())
-    attrs = {"method": method, "target": target, "optimizer": repr(optimizer), "mcnqm_version": __version__}
-    if method == "simulate":
-        attrs["dtype"] = dtype
-    return xr.Dataset(data, attrs=attrs)
+    return xr.Dataset(data)
 
 
 def _bounds(optimizer: Any, name: str, bounds: Any) -> tuple[float, float]:
