@@ -30,6 +30,9 @@ RESOLUTION = 2.0**-11
 _BITS = 10
 _SHIFT = 52 - _BITS
 _INFINITE = 0x7FF << _BITS
+_WIDE = 2**18
+"""Bins that are counted in one array, occupied or not: a range of 77 decades."""
+
 _USUAL = 2**12
 """Bins that a distribution of losses occupies, by and large."""
 
@@ -229,7 +232,8 @@ class QuantileSketch:
                 part = place - low
                 values = _middle(keys)
                 here, there = (values[np.searchsorted(below, k, side="right")] for k in (low, np.ceil(place)))
-                out[i, :, r] = np.where(part > 0, here * (1.0 - part) + there * part, here)
+                upper = np.multiply(there, part, out=np.zeros_like(there), where=part > 0)
+                out[i, :, r] = here * (1.0 - part) + upper
         return out
 
 
@@ -243,17 +247,27 @@ def _merged(
     row: tuple[NDArray[np.int64], NDArray[np.int64]], keys: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Bins that are occupied, in order, and their counts, with more of them."""
+    lost = int(np.count_nonzero(keys >= _INFINITE))
+    old, numbers = row
+    if old.size and old[-1] == _INFINITE:
+        old, numbers, lost = old[:-1], numbers[:-1], lost + int(numbers[-1])
     finite = keys[keys < _INFINITE]
-    low = int(finite.min()) if finite.size else 0
-    counts = np.bincount(finite - low)
-    there = np.flatnonzero(counts)
-    found, numbers = there + low, counts[there]
-    if finite.size < keys.size:
-        found, numbers = np.append(found, _INFINITE), np.append(numbers, keys.size - finite.size)
-    every, place = np.unique(np.concatenate([row[0], found]), return_inverse=True)
-    total = np.zeros(every.size, np.int64)
-    np.add.at(total, place.reshape(-1), np.concatenate([row[1], numbers]))
-    return every, total
+    every = np.concatenate([old, finite])
+    if every.size:
+        low, high = int(every.min()), int(every.max())
+        if high - low < _WIDE:  # as good as always
+            total = np.bincount(finite - low, minlength=high - low + 1)
+            total[old - low] += numbers
+            old = np.flatnonzero(total)
+            numbers = total[old]
+            old = old + low
+        else:
+            weights = np.concatenate([numbers, np.ones(finite.size, np.int64)])
+            old, place = np.unique(every, return_inverse=True)
+            numbers = np.bincount(place.reshape(-1), weights=weights).astype(np.int64)
+    if lost:
+        old, numbers = np.append(old, _INFINITE), np.append(numbers, lost)
+    return old, numbers
 
 
 def _middle(keys: NDArray[np.int64]) -> Array:

@@ -267,7 +267,7 @@ def _check_dims(arrays: Mapping[str, xr.DataArray], optimizer: Any) -> None:
         for dim in dict.fromkeys([*array.dims, *array.xindexes]):
             if not isinstance(dim, str):
                 raise ParameterError(name, f"dimension {dim!r}", "have dimensions named by strings")
-            if dim in taken:
+            if dim in taken and dim != name:
                 allowed = f"not use the names in a result for a dimension ({', '.join(taken)})"
                 raise ParameterError(name, f"dimension {dim!r}", allowed)
             if (dim in arrays and arrays[dim].dims != (dim,)) or dim in optimizer._switches:

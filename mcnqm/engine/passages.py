@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,4 +97,5 @@ def run_passages(
     rest = record[record >= start]
     cuts = range(0, rest.size, RECORDS)
     parts += [march.advance(rest[i : i + RECORDS], last=i + RECORDS >= rest.size) for i in cuts]
-    return parts[0].join(parts[1:]), passages
+    found: list[Any] = [None if part is None else np.ascontiguousarray(part) for part in parts[0].join(parts[1:])]
+    return Losses(*found), passages  # laid out as those of `run_loss`: sums over them depend on it
