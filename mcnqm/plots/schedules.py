@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mcnqm.plots.style import COLOURS, decades, ink, new_figure
 from mcnqm.plots.views import check_runs
+from mcnqm.plots.wording import three_digits
 
 __all__ = ["plot_schedules"]
 
@@ -110,7 +111,7 @@ def _differences(axes: Axes, one: xr.Dataset, label: str) -> None:
         ratio = steps / best
         seen = np.isfinite(ratio)
         shown = seen & (ratio <= _FAR)
-        beyond = f" (up to {np.max(ratio[seen]):.2g})" if (seen & ~shown).any() else ""
+        beyond = f" (up to {three_digits(float(np.max(ratio[seen])))})" if (seen & ~shown).any() else ""
         look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 5, "linewidth": 1.2}
         axes.plot(batch[shown], ratio[shown], label=text + beyond, **look)
     decades(axes, "x")
