@@ -26,8 +26,8 @@ __all__ = ["NO_BATCH_SIZE", "RESULT_NAMES", "THEORY_NAMES", "Settings", "Timetab
 RESULT_NAMES = (
     *("trajectory", "step", "coordinate", "estimate", "optimizer"),
     *("bound", "flags", "loss", "risk", "risk_stderr", "risk_interval", "diverged", "theta"),
-    *("gradient", "effective_lr", "first_passage", "target", "diverged_count"),
-    *("loss_quantile", "quantile", "loss_histogram", "bin", "bin_low", "bin_high"),
+    *("gradient", "effective_lr", "first_passage", "diverged_count"),
+    *("loss_quantile", "loss_histogram", "bin_low", "bin_high"),
     *("steps", "steps_stderr", "steps_interval", "steps_jackknife", "reason", "freedom", "at_edge", "crossing"),
     *("theta_square", "theta_momentum", "momentum_square", "gradient_square"),
 )

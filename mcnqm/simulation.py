@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -226,6 +226,7 @@ def simulate(
     excluded = "dtype='float32'" if single else excluded
     excluded = "reduce" if reduction is not None else excluded
     cells = twin_cells(count) if _controlled(control_variate, optimizer, count, excluded) else 0
+    _check_free(settings, (*(["target"] if several else []), *({} if reduction is None else reduction.coords())))
     pool = Pool(executor, threads)
     meter = meter_of(progress)
 
@@ -350,15 +351,15 @@ def _states(wanted: Any, job: Job, chosen: NDArray[np.int64] | None, last: int) 
             if not isinstance(name, str) or name not in there:
                 raise ParameterError("record_state", name, allowed)
         names = tuple(dict.fromkeys(wanted))
-    _check_free(job.settings, names)
+    _check_free(job.settings, [f"state_{name}" for name in names])
     return names
 
 
-def _check_free(settings: Settings, names: tuple[str, ...]) -> None:
+def _check_free(settings: Settings, names: Iterable[str]) -> None:
+    """Raise `ParameterError` if a sweep has a name that the result needs for something that was asked for."""
     for name in names:
-        if f"state_{name}" in (*settings.dims, *settings.coords):
-            allowed = f"leave the name state_{name} to the state that is recorded"
-            raise ParameterError("hyperparameters", f"state_{name}", allowed)
+        if name in (*settings.dims, *settings.coords):
+            raise ParameterError("hyperparameters", name, f"leave the name {name} to what the result calls so")
 
 
 def _targets(value: Any) -> tuple[NDArray[np.float64], bool]:

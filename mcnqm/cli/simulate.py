@@ -15,13 +15,16 @@ from mcnqm.cli.outputs import Force, check_outputs, deliver
 from mcnqm.cli.parsing import expanded, parse_optimizer
 from mcnqm.cli.problems import Dim, Exponent, InitialStd, NoiseExponent, Spectrum, problem_of
 from mcnqm.cli.tables import Column, print_table, width_of
-from mcnqm.domains import integer
+from mcnqm.domains import choice, integer
 from mcnqm.errors import ParameterError
 from mcnqm.flags import explanations
+from mcnqm.plots import VIEWS
 from mcnqm.plots.wording import constants, coordinate, labels, name_of, varying
 from mcnqm.studies.comparison import DEFAULT_OPTIMIZERS, compare
 
 __all__ = ["simulate_command"]
+
+_VIEWS = ("risk", "ensemble", "distribution", "paths", "phase", "state", "heatmap")
 
 
 def simulate_command(
@@ -69,7 +72,10 @@ def simulate_command(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Default: one per core.")] = None,
     output: Annotated[Path | None, typer.Option(help="Save the Dataset here (netCDF, .nc).")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw risk against steps here (.png, .pdf, .svg).")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw it here (.png, .pdf, .svg).")] = None,
+    view: Annotated[
+        str, typer.Option(help=f"What --figure shows: {', '.join(_VIEWS)} (see mcnqm plot --help).")
+    ] = "risk",
     force: Force = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no table.")] = False,
 ) -> None:
@@ -88,6 +94,7 @@ def simulate_command(
         "target": None if target is None else parse_numbers("target", target),
     }
     check_outputs(output, figure, force)
+    _check_view(view, figure, coordinates is not None, record_state)
     if figure is not None:
         integer("steps", steps, 1)  # a logarithmic axis has no 0
 
@@ -103,7 +110,23 @@ def simulate_command(
         threads=threads,
         progress=not quiet,
     )
-    deliver(runs, output, figure, _draw, None if quiet else _show)
+    drawn = None
+    if figure is not None and view != "risk":
+        drawn = VIEWS[view](runs)  # before anything is written: a sweep may have nothing of the kind
+    deliver(runs, output, figure, _draw if drawn is None else lambda _: drawn, None if quiet else _show)
+
+
+def _check_view(view: str, figure: Path | None, paths: bool, states: bool) -> None:
+    """Raise `ParameterError` if a view is not one of runs, is not to be drawn, or shows what is not to be recorded."""
+    choice("view", view, _VIEWS)
+    if view == "risk":
+        return
+    if figure is None:
+        raise ParameterError("view", view, "go with --figure, which it draws")
+    if view in ("paths", "phase", "state") and not paths:
+        raise ParameterError("view", view, "go with --coordinates, whose paths it shows")
+    if view in ("phase", "state") and not states:
+        raise ParameterError("view", view, "go with --record-state, which it shows")
 
 
 def _optimizers(texts: list[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from command_line import in_this_process
+from PIL import Image
 
 import mcnqm
 from mcnqm import SGD, Adam, NoisyQuadratic, ParameterError
@@ -171,3 +172,17 @@ def test_every_command_takes_one(tmp_path, monkeypatch, capsys):
     assert code == 2
     assert "curvature must be > 0, got -1.0" in err
     assert not (tmp_path / "runs.nc").exists()
+
+
+@pytest.mark.parametrize("view", ["ensemble", "distribution", "paths", "phase", "state", "heatmap"])
+def test_views_of_a_run(tmp_path, monkeypatch, capsys, view):
+    monkeypatch.chdir(tmp_path)
+    specs = {"heatmap": "sgd lr=0.1,0.2,0.4", "state": "adam lr=0.01"}
+    line = (
+        f"mcnqm simulate -o '{specs.get(view, 'sgd lr=0.1 momentum=0.9')}' -b {'4,8' if view == 'heatmap' else 8} "
+        f"-n 60 -r 40 -d 20 --coordinates 3 --record-state --figure a.png --view {view}"
+    )
+    code, _, err = in_this_process(monkeypatch, capsys, line)
+    assert (code, err) == (0, "")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 5

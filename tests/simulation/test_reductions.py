@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import mcnqm
 from mcnqm import SGD, ParameterError, memory
@@ -141,6 +142,14 @@ def test_memory_does_not_grow_with_the_trajectories(monkeypatch):
 def test_reductions_that_are_none(small_problem, reduce):
     with pytest.raises(ParameterError, match="reduce must"):
         mcnqm.simulate(small_problem, SGD(lr=0.1), 4, 5, reduce=reduce)
+
+
+def test_names_that_a_result_needs(small_problem):
+    for dim, options in (("target", {"target": [0.1, 0.2]}), ("quantile", {"reduce": "quantiles"})):
+        lr = xr.DataArray([0.1, 0.2], dims=dim)
+        with pytest.raises(ParameterError, match=f"leave the name {dim} to"):
+            mcnqm.simulate(small_problem, SGD(lr=lr), 4, 5, **options)
+        assert mcnqm.simulate(small_problem, SGD(lr=lr), 4, 5, trajectories=2).sizes[dim] == 2
 
 
 def test_a_control_variate_needs_the_losses(small_problem):

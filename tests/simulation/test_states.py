@@ -208,5 +208,5 @@ def test_some_of_the_states_and_those_that_are_not_there():
         run(coordinates=None, record_state=True)
     with pytest.raises(ParameterError, match="names that differ"):
         mcnqm.update_rule(Normed, state=("one", "one"))
-    with pytest.raises(ParameterError, match="leave the name state_second_moment"):
+    with pytest.raises(ParameterError, match="leave the name state_second_moment to"):
         run(mcnqm.Adam(lr=xr.DataArray([0.1, 0.2], dims="state_second_moment")), record_state=True)
