@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from matplotlib import colormaps
+from matplotlib import colormaps, patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -218,5 +218,6 @@ def _edge(axes: Axes, places: list[_Scale], runs: xr.Dataset, dims: tuple[str, s
     along = np.concatenate([across.edges[:1], across.at, across.edges[-1:]])
     edge = np.concatenate([edge[:1], edge, edge[-1:]])
     drawn = (along, edge) if rate == 1 else (edge, along)
-    axes.plot(*drawn, "--", color="white", linewidth=3.2, zorder=3)
-    axes.plot(*drawn, "--", color="black", linewidth=1.6, zorder=3, label="edge of stability")
+    # Seen on any shade, and in the legend of any style.
+    around = [patheffects.Stroke(linewidth=3.2, foreground="white"), patheffects.Normal()]
+    axes.plot(*drawn, "--", color="black", linewidth=1.6, zorder=3, label="edge of stability", path_effects=around)

@@ -91,7 +91,9 @@ def _errors(axes: Axes, one: xr.Dataset, batch: Array) -> None:
     known = np.isfinite(noise)
     if known.any():
         # Down to far below any limit: a log axis has no 0.
-        axes.fill_between(batch[known], 1e-12, noise[known], color="0.85", linewidth=0, label="Monte Carlo error alone")
+        axes.fill_between(
+            batch[known], 1e-12, noise[known], color="0.5", alpha=0.3, linewidth=0, label="Monte Carlo error alone"
+        )
     for variant, (text, look) in _LOOKS.items():
         if variant not in one["variant"].values:
             continue

@@ -121,7 +121,7 @@ def _points(axes: Axes, one: xr.Dataset, name: str, look: dict[str, Any], label:
     axes.errorbar(
         batch[seen], value[seen], yerr=[low, high], fmt="none", ecolor=look["color"], elinewidth=1.1, capsize=2.5
     )
-    for chosen, face in ((seen & regime, look["color"]), (seen & ~regime, "white")):
+    for chosen, face in ((seen & regime, look["color"]), (seen & ~regime, axes.get_facecolor())):
         axes.plot(
             batch[chosen], value[chosen], linestyle="none", markerfacecolor=face, markeredgewidth=1.2, zorder=3, **look
         )
@@ -243,7 +243,7 @@ def _key(study: xr.Dataset) -> list[Line2D]:
 
     found = [
         mark("simulated ± 2 s.e., steps ∝ 1 / B", marker="o", markersize=6),
-        mark("simulated, beyond that", marker="o", markersize=6, markerfacecolor="white"),
+        mark("simulated, beyond that", marker="o", markersize=6, markerfacecolor="none"),
     ]
     known = np.isfinite(study["analytic_steps"].values).any(axis=1)
     kinds = [_theory(study.isel(optimizer=k)) for k in range(study.sizes["optimizer"])]
