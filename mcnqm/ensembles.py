@@ -58,7 +58,7 @@ class Kept:
         risk, stderr = mean_and_stderr(sample, axis=1)
         interval = np.stack(mean_interval(sample, axis=1), axis=-1)
         variables: dict[str, Variable] = {
-            "loss": (("trajectory", "step"), loss, {"units": "loss"}),
+            "loss": (("trajectory", "step"), loss, {"units": "loss", "long_name": "L(θ)"}),
             **_estimates(risk, stderr, interval, effective_number(sample, axis=1)),
             "diverged": (("trajectory",), np.concatenate(self._diverged, axis=1), {}),
         }
@@ -106,7 +106,7 @@ def _estimates(
     with np.errstate(invalid="ignore"):
         few = (number < _EFFECTIVE) & (stderr > _ROUGH * risk)
     return {
-        "risk": (("step",), risk, {"units": "loss"}),
+        "risk": (("step",), risk, {"units": "loss", "long_name": "E L(θ)"}),
         "risk_stderr": (("step",), stderr, {"units": "loss"}),
         "risk_interval": (("step", "bound"), interval, {"units": "loss"}),
         "flags": (("step",), np.where(few, np.int32(Flag.FEW_EFFECTIVE_TRAJECTORIES), np.int32(0)), flag_attrs()),

@@ -22,6 +22,7 @@ import numpy as np
 import xarray as xr
 
 from mcnqm._version import __version__
+from mcnqm.arguments import default, is_default, value_of
 from mcnqm.averaging import Harmonic
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import is_optimizer, named_optimizers
@@ -99,7 +100,7 @@ def recorded(name: str, config: type | None = None) -> Callable[[F], F]:
                 for key, value in bound.arguments.items()
                 # Of defaults that are objects there is nothing to say.
                 if key not in _NEUTRAL
-                and (value is not signature.parameters[key].default or isinstance(encoded(value), _PLAIN))
+                and (value is not signature.parameters[key].default or is_default(value) or isinstance(value, _PLAIN))
             }
             if config is not None:
                 study = given.pop("config", None)
@@ -236,8 +237,7 @@ def arguments_of(result: xr.Dataset) -> dict[str, Any]:
     >>> arguments_of(risk)["steps"], arguments_of(risk)["average"]
     (3, None)
     """
-    config = _config(result)
-    return {key: decoded(value) for key, value in config.items() if key not in ("function", "mcnqm_version")}
+    return {key: value_of(value) for key, value in _given(result).items()}
 
 
 def rerun(result: xr.Dataset, **changes: Any) -> xr.Dataset:
@@ -271,7 +271,7 @@ def rerun(result: xr.Dataset, **changes: Any) -> xr.Dataset:
     """
     name = _config(result).get("function")
     function = _function(name)
-    given = arguments_of(result)
+    given = _given(result)
     parameters = inspect.signature(function).parameters
     open_ended = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     config_class = function.__config__
@@ -311,6 +311,11 @@ def _config(result: Any) -> dict[str, Any]:
     if not isinstance(result, xr.Dataset) or "config" not in result.attrs:
         raise ParameterError("result", type(result).__name__, "be a Dataset of this package, with its configuration")
     return dict(json.loads(result.attrs["config"]))
+
+
+def _given(result: Any) -> dict[str, Any]:
+    config = _config(result)
+    return {key: decoded(value) for key, value in config.items() if key not in ("function", "mcnqm_version")}
 
 
 def _part(result: Any, name: str) -> Any:
@@ -354,6 +359,8 @@ def encoded(value: Any) -> Any:
         return value.tolist()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if is_default(value):  # where only some answers use it, what was left out is to be left out again
+        return {"default": encoded(value_of(value))}
     if isinstance(value, Schedule):
         parts = {"scale": value.scale, "which": value.which}
         labels = {key: _labels(one) for key, one in parts.items() if isinstance(one, xr.DataArray)}
@@ -380,6 +387,8 @@ def decoded(value: Any) -> Any:
         return [decoded(one) for one in value]
     if not isinstance(value, dict):
         return value
+    if value.keys() == {"default"}:
+        return default(decoded(value["default"]))
     if "opaque" in value:
         raise ParameterError("result", value["opaque"], "be of arguments that can be written down")
     if isinstance(kind := value.get("kind"), str):

@@ -238,3 +238,16 @@ def test_importing_the_package_imports_no_matplotlib():
     code = "import mcnqm, sys; assert 'matplotlib' not in sys.modules; assert 'risk' in mcnqm.plots.VIEWS; print(1)"
     code += "; assert 'matplotlib' not in sys.modules; mcnqm.plots.risk; assert 'matplotlib' in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"1\n"
+
+
+def test_what_was_left_out_is_left_out_again(tmp_path):
+    """Where an answer does not use an argument, giving its default would be refused."""
+    exact = read_back(mcnqm.steps_to_target(PAPER, SGD(lr=0.1), 16, 0.3, method="analytic"), tmp_path)
+    config = json.loads(exact.attrs["config"])
+    assert config["seed"] == {"default": 0}
+    assert arguments_of(exact)["seed"] == 0
+    assert rerun(exact).identical(rerun(rerun(exact)))
+    with pytest.raises(ParameterError, match="seed must"):
+        rerun(exact, seed=0)
+    simulated = mcnqm.steps_to_target(PAPER, SGD(lr=0.1), 16, 0.3, seed=3, trajectories=2, replicates=4)
+    assert (arguments_of(simulated)["seed"], simulated.attrs["seed"]) == (3, "3")

@@ -122,6 +122,9 @@ def loss_law(
     (array([[0.2275]]), array([0.5]))
     """
     check_problem(problem)
+    if np.any(getattr(problem, "multiplicative_noise", 0.0)) or getattr(problem, "noise_df", None) is not None:
+        allowed = "have Gaussian noise whose variance does not depend on θ: of others only moments are known"
+        raise ParameterError("problem", problem, allowed)
     levels = np.atleast_1d(_probability.check("probability", probability))
     if levels.ndim != 1:
         raise ParameterError("probability", f"shape {levels.shape}", "be one-dimensional")

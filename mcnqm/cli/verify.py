@@ -8,12 +8,12 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from mcnqm.cli.curves import parse_numbers
 from mcnqm.cli.parsing import parse_optimizer
 from mcnqm.cli.problems import Dim, Exponent, InitialStd, NoiseExponent, Spectrum, problem_of
+from mcnqm.cli.tables import console_of
 from mcnqm.comparison import agreement
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD
@@ -102,7 +102,7 @@ def verify_command(
                 f"{float(row['p_value']):.3g}",
                 "agree" if agrees else "[red]DISAGREE[/red]",
             )
-    console = Console(highlight=False)
+    console = console_of()
     console.print(table)
     draws = f"{trajectories} trajectories, {steps} steps, seed {seed}"
     console.print(f"{rows - failed} of {rows} agree ({draws}; false alarm of any row: {error_rate:g})")

@@ -28,6 +28,9 @@ _MOST_STEPS = 60
 
 _BAND = (0.05, 0.25, 0.5, 0.75, 0.95)
 
+_LEVELS = np.concatenate([np.geomspace(2e-3, 0.05, 25), np.linspace(0.06, 0.95, 80), 1 - np.geomspace(0.045, 3e-3, 25)])
+"""Probabilities at which a density is drawn."""
+
 _ENOUGH = 20
 """Trajectories from which on a 5 % quantile means something."""
 
@@ -105,11 +108,13 @@ def _ensemble(axes: Axes, one: xr.Dataset, title: str, theory: bool) -> None:
     top = _tops(loss)
     if known is not None and known.linear:
         at = steps[spread(steps.size, _MOST_STEPS)]
-        law = law_of(known, at, _BAND)
-        axes.plot(at, law["risk"].values, "--", color=ink(), linewidth=1.3, label="risk, exact", zorder=4)
-        for k in (0, 1, 3, 4):
-            label = "quantiles, exact" if k == 0 else None
-            axes.plot(at, law["loss"].values[:, k], ":", color=ink(), linewidth=1.1, label=label, zorder=4)
+        mean, law = _exact(known, at, _BAND)
+        if mean is not None:
+            axes.plot(at, mean, "--", color=ink(), linewidth=1.3, label="risk, exact", zorder=4)
+        if law is not None:
+            for k in (0, 1, 3, 4):
+                label = "quantiles, exact" if k == 0 else None
+                axes.plot(at, law["loss"].values[:, k], ":", color=ink(), linewidth=1.1, label=label, zorder=4)
     decades(axes)
     axes.set_ylim(*top)
     axes.set_xlabel("step")
@@ -127,14 +132,18 @@ def _tops(loss: Array) -> tuple[float, float]:
     return (float(shown.min()) / 1.5, float(shown.max()) * 1.5) if shown.size else (0.1, 1.0)
 
 
-def law_of(known: Known, at: NDArray[np.int64], probability: Any) -> xr.Dataset:
-    """The exact law of the loss at recorded steps, of a linear optimizer."""
-    return analytic.loss_law(
-        *(known.problem, known.optimizer, known.batch_size, int(at[-1])),
-        record=at,
-        probability=probability,
-        average=known.average,
-    )
+def _exact(known: Known, at: NDArray[np.int64], probability: Any) -> tuple[Array | None, xr.Dataset | None]:
+    """The exact risk of a linear optimizer at recorded steps, and the law of the loss where the noise is Gaussian."""
+    setting = (known.problem, known.optimizer, known.batch_size, int(at[-1]))
+    try:
+        law = analytic.loss_law(*setting, record=at, probability=probability, average=known.average)
+        return law["risk"].values, law
+    except ParameterError:  # noise of another kind: the mean may be known all the same
+        pass
+    try:
+        return analytic.risk(*setting, record=at, average=known.average)["risk"].values, None
+    except ParameterError:
+        return None, None
 
 
 def distribution(
@@ -189,14 +198,16 @@ def distribution(
         figure, axes = one_panel(ax)
         made = [axes]
     known = known_of(one) if theory else None
-    exact = known is not None and known.linear
     for axes, step in zip(made, at, strict=True):
         loss = one["loss"].sel(step=step).values
         _histogram(axes, loss[np.isfinite(loss)], count)
         axes.axvline(float(one["risk"].sel(step=step)), color=COLOURS[0], linewidth=1.6, label="risk, simulated")
-        if exact and known is not None and (law := _density(known, int(step))) is not None:
-            axes.plot(law["loss"], law["density"], color=COLOURS[1], linewidth=1.8, label="law, exact")
-            axes.axvline(float(law["risk"]), color=ink(), linestyle="--", linewidth=1.2, label="risk, exact")
+        if known is not None and known.linear:
+            mean, law = _exact(known, np.array([step]), _LEVELS)
+            if law is not None and np.isfinite(law["density"].values).all():
+                axes.plot(law["loss"][0], law["density"][0], color=COLOURS[1], linewidth=1.8, label="law, exact")
+            if mean is not None:
+                axes.axvline(float(mean[0]), color=ink(), linestyle="--", linewidth=1.2, label="risk, exact")
         axes.set_title(f"step {step}", fontsize=10)
         axes.set_xlabel("loss  L(θ)")
         axes.set_ylim(bottom=0)
@@ -230,11 +241,3 @@ def _histogram(axes: Axes, loss: Array, count: int) -> None:
     axes.stairs(
         heights / (count * np.diff(edges)), edges, fill=True, color=COLOURS[0], alpha=0.35, label="trajectories"
     )
-
-
-def _density(known: Known, step: int) -> xr.Dataset | None:
-    levels = np.concatenate(
-        [np.geomspace(2e-3, 0.05, 25), np.linspace(0.06, 0.95, 80), 1 - np.geomspace(0.045, 3e-3, 25)]
-    )
-    law = law_of(known, np.array([step]), levels).isel(step=0)
-    return law if np.isfinite(law["density"].values).all() else None

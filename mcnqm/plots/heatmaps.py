@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from matplotlib import colormaps
+from matplotlib import colormaps, patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -25,6 +25,9 @@ from mcnqm.schedules import Schedule
 __all__ = ["heatmap"]
 
 Array = NDArray[np.float64]
+
+_SPAN = 1e4
+"""Largest over smallest risk that shades tell apart; what is on its way to infinity would leave none to the rest."""
 
 _WIDE = 5.0
 """Largest over smallest entry of an axis from which on it is logarithmic."""
@@ -158,6 +161,7 @@ def _cells(figure: Figure, axes: Axes, places: list[_Scale], values: Array) -> N
     if not finite.any():
         raise ParameterError("runs", "no finite risk", "hold some for the view 'heatmap'")
     low, high = sorted_[finite].min(), sorted_[finite].max()
+    beyond, high = high > _SPAN * low, min(high, _SPAN * low)
     norm = LogNorm(low, high if high > low else 2.0 * low)
     shades = colormaps["viridis_r"]
     drawn = axes.pcolormesh(
@@ -166,7 +170,7 @@ def _cells(figure: Figure, axes: Axes, places: list[_Scale], values: Array) -> N
     lost = ~finite
     if lost.any():
         _hatched(axes, places, lost)
-    figure.colorbar(drawn, ax=axes, pad=0.02, label="risk  E L(θ)")
+    figure.colorbar(drawn, ax=axes, pad=0.02, label="risk  E L(θ)", extend="max" if beyond else "neither")
 
 
 def _hatched(axes: Axes, places: list[_Scale], lost: NDArray[np.bool_]) -> None:
@@ -214,5 +218,6 @@ def _edge(axes: Axes, places: list[_Scale], runs: xr.Dataset, dims: tuple[str, s
     along = np.concatenate([across.edges[:1], across.at, across.edges[-1:]])
     edge = np.concatenate([edge[:1], edge, edge[-1:]])
     drawn = (along, edge) if rate == 1 else (edge, along)
-    axes.plot(*drawn, "--", color="white", linewidth=3.2, zorder=3)
-    axes.plot(*drawn, "--", color="black", linewidth=1.6, zorder=3, label="edge of stability")
+    # Seen on any shade, and in the legend of any style.
+    around = [patheffects.Stroke(linewidth=3.2, foreground="white"), patheffects.Normal()]
+    axes.plot(*drawn, "--", color="black", linewidth=1.6, zorder=3, label="edge of stability", path_effects=around)

@@ -106,7 +106,7 @@ def plot_scaling(study: xr.Dataset) -> Figure:
     _bounds(left, study, batch)
     _triangles(left, study, batch)
     key = _key(study)
-    figure.legend(handles=key, loc="outside lower center", ncols=min(len(key), 4), fontsize=8.5, frameon=False)
+    figure.legend(handles=key, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
     return figure
 
 
@@ -121,7 +121,7 @@ def _points(axes: Axes, one: xr.Dataset, name: str, look: dict[str, Any], label:
     axes.errorbar(
         batch[seen], value[seen], yerr=[low, high], fmt="none", ecolor=look["color"], elinewidth=1.1, capsize=2.5
     )
-    for chosen, face in ((seen & regime, look["color"]), (seen & ~regime, "white")):
+    for chosen, face in ((seen & regime, look["color"]), (seen & ~regime, axes.get_facecolor())):
         axes.plot(
             batch[chosen], value[chosen], linestyle="none", markerfacecolor=face, markeredgewidth=1.2, zorder=3, **look
         )
@@ -243,7 +243,7 @@ def _key(study: xr.Dataset) -> list[Line2D]:
 
     found = [
         mark("simulated ± 2 s.e., steps ∝ 1 / B", marker="o", markersize=6),
-        mark("beyond", marker="o", markersize=6, markerfacecolor="white"),
+        mark("simulated, beyond that", marker="o", markersize=6, markerfacecolor="none"),
     ]
     known = np.isfinite(study["analytic_steps"].values).any(axis=1)
     kinds = [_theory(study.isel(optimizer=k)) for k in range(study.sizes["optimizer"])]
@@ -256,7 +256,7 @@ def _key(study: xr.Dataset) -> list[Line2D]:
     if (~known & np.isfinite(study["S_min"].values)).any():
         found.append(mark("fitted trade-off", linestyle=":"))
     if np.isfinite(study["B_crit"].values).any():
-        found.append(mark("critical batch size, at 2 S_min", marker="v", markersize=7))
+        found.append(mark("critical batch size, at $2 S_{min}$", marker="v", markersize=7))
     if study["at_edge"].any():
         found.append(mark("best rate at the edge of the search", marker="x", markersize=7))
     if _doubtful(study).any():

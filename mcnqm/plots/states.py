@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -21,6 +23,9 @@ Array = NDArray[np.float64]
 _MOST_COORDINATES = 6
 _MOST_PATHS = 8
 _MOST_STEPS = 200
+_STROKES: tuple[Any, ...] = ("-", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2, 2, 2)))
+"""Of coordinates; dashes are for theory."""
+
 _INSIDE = (0.5, 0.95)
 """Probabilities that the ellipses hold."""
 
@@ -203,12 +208,16 @@ def state(runs: xr.Dataset, *, ax: Axes | None = None, theory: bool = True) -> F
     figure, axes = one_panel(ax)
     steps = one["step"].values
     known = known_of(one) if theory else None
+    look: dict[str, Any]
     for rank, coordinate in enumerate(chosen):
         rate = one["effective_lr"].sel(coordinate=coordinate).transpose("trajectory", "step").values
         color = COLOURS[rank % 6]
         for k, path in enumerate(spread(rate.shape[0], _MOST_PATHS)):
-            label = f"coordinate {coordinate}" if k == 0 else None
-            axes.plot(steps, rate[path], color=color, linewidth=1.2 if k == 0 else 0.7, alpha=0.6, label=label)
+            if k == 0:  # named, and told apart without colors
+                look = {"linewidth": 1.6, "linestyle": _STROKES[rank], "label": f"coordinate {coordinate}"}
+            else:
+                look = {"linewidth": 0.7, "alpha": 0.7}
+            axes.plot(steps, rate[path], color=color, **look)
     field = None if known is None else _field(known, steps[spread(steps.size, _MOST_STEPS)], chosen)
     if field is not None:
         for rank, coordinate in enumerate(chosen):

@@ -164,6 +164,14 @@ def test_a_heatmap_of_theory_and_of_unsorted_batches():
         plots.heatmap(steady, step=3)
 
 
+def test_risks_beyond_all_bounds_leave_shades_to_the_others():
+    exact = analytic.risk(PROBLEM, SGD(lr=[0.1, 0.5, 9.0], momentum=[0.0, 0.5]), 8, 150)
+    assert float(exact.risk.max()) > 1e200
+    figure = plots.heatmap(exact)
+    assert figure.axes[0].collections[0].norm.vmax <= 1e4 * float(exact.risk.isel(step=-1).min())
+    assert picture(figure).std() > 0.05
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
