@@ -26,6 +26,7 @@ from mcnqm.expectations import expectation_agreement
 from mcnqm.optimizers import SGD, Number
 from mcnqm.problems import NoisyQuadratic, Problem, check_any_problem, is_gaussian
 from mcnqm.progress import meter_of
+from mcnqm.provenance import recorded
 from mcnqm.record import MAX_STEPS, recorded_steps
 from mcnqm.schedules import Schedule
 from mcnqm.settings import settings_of
@@ -70,6 +71,7 @@ EXACT = Theory(analytic.moments, analytic.transition, analytic.risk)
 """The package's own."""
 
 
+@recorded("mcnqm.agreement")
 def agreement(
     problem: Problem,
     optimizer: Any,
@@ -204,7 +206,7 @@ def agreement(
             "statistic": list(_STATISTICS),
             "step": ("step", wanted, {"units": "completed steps"}),
         },
-        attrs={"error_rate": error_rate, "trajectories": count, "dim": problem.dim},
+        attrs={"dim": problem.dim},
     )
 
 

@@ -33,6 +33,7 @@ from mcnqm.analytic.chains.limits import sde_escape, sde_law
 from mcnqm.analytic.chains.nodes import Chain, chain_on, start_of, window_of
 from mcnqm.domains import real_array
 from mcnqm.errors import ParameterError
+from mcnqm.provenance import recorded
 from mcnqm.record import recorded_steps
 
 __all__ = ["escape_steps", "occupancy", "risk", "stationary", "survival"]
@@ -48,6 +49,7 @@ _SHARE = {"units": "1", "long_name": "chance to be in the well"}
 _PER_STEP = {"units": "steps"}
 
 
+@recorded("mcnqm.analytic.chain.risk")
 def risk(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, record: Any = None) -> xr.Dataset:
     r"""Expected loss at the recorded steps.
 
@@ -97,9 +99,10 @@ def risk(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, record: A
         flat[s] += problem.multiplicity[entries].sum() * values
         worst, nodes = max(worst, error), max(nodes, count)
     data = xr.DataArray(settings.unflatten(flat), dims=(*settings.dims, "step"), attrs=LOSS)
-    return _answer({"risk": data}, settings, problem, optimizer, worst, nodes, at)
+    return _answer({"risk": data}, settings, worst, nodes, at)
 
 
+@recorded("mcnqm.analytic.chain.occupancy")
 def occupancy(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, record: Any = None) -> xr.Dataset:
     r"""Chance to be in each of two wells at the recorded steps, the barrier between them.
 
@@ -137,9 +140,10 @@ def occupancy(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, reco
         flat[s] += problem.multiplicity[entries].sum() / problem.dim * values
         worst, nodes = max(worst, error), max(nodes, count)
     data = _wells(flat, settings, ("step",))
-    return _answer({"occupancy": data}, settings, problem, optimizer, worst, nodes, at).assign_coords(well=_WELLS)
+    return _answer({"occupancy": data}, settings, worst, nodes, at).assign_coords(well=_WELLS)
 
 
+@recorded("mcnqm.analytic.chain.stationary")
 def stationary(problem: Any, optimizer: Any, batch_size: Any, *, positions: Any = None) -> xr.Dataset:
     r"""What the chain settles into, and what the SDE of small rates settles into.
 
@@ -202,12 +206,13 @@ def stationary(problem: Any, optimizer: Any, batch_size: Any, *, positions: Any 
     if place is not None:
         dims = (*settings.dims, "entry", "position")
         data["density"] = xr.DataArray(settings.unflatten(density), dims=dims, attrs={"units": "1/parameter"})
-    result = _answer(data, settings, problem, optimizer, worst, nodes)
+    result = _answer(data, settings, worst, nodes)
     if wells:
         result = result.assign_coords(well=_WELLS)
     return result if place is None else result.assign_coords(position=("position", place, {"units": "parameter"}))
 
 
+@recorded("mcnqm.analytic.chain.escape_steps")
 def escape_steps(problem: Any, optimizer: Any, batch_size: Any) -> xr.Dataset:
     r"""Mean number of steps from the minimum of the start's well to past the barrier.
 
@@ -269,9 +274,10 @@ def escape_steps(problem: Any, optimizer: Any, batch_size: Any) -> xr.Dataset:
         )
         for k, name in enumerate(names)
     }
-    return _answer(data, settings, problem, optimizer, worst, nodes)
+    return _answer(data, settings, worst, nodes)
 
 
+@recorded("mcnqm.analytic.chain.survival")
 def survival(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, record: Any = None) -> xr.Dataset:
     r"""Chance not to have been past the barrier yet, at the recorded steps: the law of the first passage.
 
@@ -315,7 +321,7 @@ def survival(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, recor
         dims=(*settings.dims, *(["entry"] if several else []), "step"),
         attrs={"units": "1", "long_name": "chance not to have passed the barrier"},
     )
-    return _answer({"survival": data}, settings, problem, optimizer, worst, nodes, at)
+    return _answer({"survival": data}, settings, worst, nodes, at)
 
 
 # ------------------------------------------------------------------------------------------------------ one coordinate
@@ -431,10 +437,8 @@ def _wells(beyond: Array, settings: Any, dims: tuple[str, ...]) -> xr.DataArray:
 def _answer(
     data: dict[str, xr.DataArray],
     settings: Any,
-    problem: Any,
-    optimizer: Any,
     error: float,
     nodes: int,
     at: NDArray[np.int64] | None = None,
 ) -> xr.Dataset:
-    return dataset(data, settings, problem, optimizer, at).assign_attrs(error=error, nodes=nodes)
+    return dataset(data, settings, at).assign_attrs(error=error, nodes=nodes)

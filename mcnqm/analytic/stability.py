@@ -13,11 +13,13 @@ from mcnqm.analytic.linear.maps import effective_curvature, linear_map, linear_s
 from mcnqm.analytic.linear.roots import spectral_decay
 from mcnqm.errors import ParameterError
 from mcnqm.problems import NoisyQuadratic, check_problem
+from mcnqm.provenance import recorded
 from mcnqm.settings import NO_BATCH_SIZE
 
 __all__ = ["convergence_rate", "largest_stable_lr"]
 
 
+@recorded("mcnqm.analytic.convergence_rate")
 def convergence_rate(
     problem: NoisyQuadratic, optimizer: Any, *, coordinates: Any = None, average: Any = None
 ) -> xr.Dataset:
@@ -84,9 +86,10 @@ def convergence_rate(
         "slowest": xr.DataArray(settings.unflatten(largest), dims=settings.dims, attrs={"units": "1"}),
         "relaxation": xr.DataArray(settings.unflatten(relaxation), dims=settings.dims, attrs={"units": "steps"}),
     }
-    return dataset(data, settings, problem, optimizer).assign_coords(coordinate=wanted)
+    return dataset(data, settings).assign_coords(coordinate=wanted)
 
 
+@recorded("mcnqm.analytic.largest_stable_lr")
 def largest_stable_lr(problem: NoisyQuadratic, optimizer: Any, batch_size: Any = None) -> xr.Dataset:
     r"""Learning rate below which every coordinate is stable.
 
@@ -151,7 +154,7 @@ def largest_stable_lr(problem: NoisyQuadratic, optimizer: Any, batch_size: Any =
     for members, values in [] if apart else maps_of(settings):
         flat[members] = _limit(problem, optimizer.nesterov, values)
     data = xr.DataArray(settings.unflatten(flat), dims=settings.dims, attrs={"units": "parameter²/loss"})
-    return dataset({"largest_stable_lr": data}, settings, problem, optimizer)
+    return dataset({"largest_stable_lr": data}, settings)
 
 
 def _limit(problem: NoisyQuadratic, nesterov: bool, values: dict[str, float]) -> float:
