@@ -199,6 +199,10 @@ class Landscape(Problem):
         names = (*self._names(), "multiplicity")
         return {"landscape": _named(self), **{name: _compact(getattr(self, name)) for name in names}}
 
+    def constructor_arguments(self) -> dict[str, Any]:
+        """Arguments that make an equal problem, by name: numbers and arrays."""
+        return {name: getattr(self, name) for name in (*self._names(), "multiplicity")}
+
     def _names(self) -> tuple[str, ...]:
         return (*(self._described or self.Numbers._fields), "initial_mean", "initial_std")
 

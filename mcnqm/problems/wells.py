@@ -233,6 +233,15 @@ class DoubleWell(Landscape):
             multiplicity=1 if shape else count,
         )
 
+    def constructor_arguments(self) -> dict[str, Any]:
+        """Arguments that make an equal problem, by name: the start by its position."""
+        if self.size == 1:
+            numbers: dict[str, Any] = {name: float(getattr(self, name)[0]) for name in self._described}
+            std: Any = float(self.initial_std[0])
+            return {**numbers, "start": float(self.initial_mean[0]), "dim": self.dim, "initial_std": std}
+        numbers = {name: getattr(self, name) for name in self._described}
+        return {**numbers, "start": self.initial_mean, "initial_std": self.initial_std}
+
     def _least(self) -> Array:
         return np.min(self.loss(self._minima), axis=0)  # type: ignore[no-any-return]
 

@@ -10,7 +10,6 @@ there :math:`E\, L(\theta - u) = E\, L(\theta)`.
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,13 +19,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm import analytic
-from mcnqm._version import __version__
 from mcnqm.checkpoint import Checkpoint
 from mcnqm.domains import integer, positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Adam
 from mcnqm.problems import DoubleWell, NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
+from mcnqm.provenance import recorded
 from mcnqm.simulation import noise, simulate
 from mcnqm.statistics import jackknife
 
@@ -137,6 +136,7 @@ def batch_gradients(problem: NoisyQuadratic, theta: Array, batch_size: float, at
     return out
 
 
+@recorded("mcnqm.studies.line_search.run", LineSearchConfig)
 def run(
     config: LineSearchConfig | None = None,
     *,
@@ -230,8 +230,6 @@ def run(
             "factor": config.factor,
             "seed": str(config.seed),
             "method": "simulate, analytic",
-            "config": json.dumps(config.to_dict()),
-            "mcnqm_version": __version__,
         },
     )
 

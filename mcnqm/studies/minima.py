@@ -8,7 +8,6 @@ that is held against the Markov chain that SGD is, and against simulation of SGD
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -18,7 +17,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mcnqm._version import __version__
 from mcnqm.analytic import chain
 from mcnqm.checkpoint import Checkpoint
 from mcnqm.domains import integer, positive
@@ -26,6 +24,7 @@ from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Adam
 from mcnqm.problems import DoubleWell
 from mcnqm.progress import Meter, NoMeter
+from mcnqm.provenance import recorded
 from mcnqm.schedules import piecewise
 from mcnqm.simulation import simulate
 
@@ -117,6 +116,7 @@ def cells_of(config: MinimaConfig) -> list[str]:
     return [name for name, _ in _parts(config)]
 
 
+@recorded("mcnqm.studies.minima.run", MinimaConfig)
 def run(
     config: MinimaConfig | None = None,
     *,
@@ -327,7 +327,5 @@ def _assembled(config: MinimaConfig, found: Mapping[str, Mapping[str, Any]]) -> 
             "fixed_ratio": config.ratio,
             "seed": str(config.seed),
             "method": "chain, sde, simulate",
-            "config": json.dumps(config.to_dict()),
-            "mcnqm_version": __version__,
         },
     )

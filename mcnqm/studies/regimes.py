@@ -8,7 +8,6 @@ as one, the noise scale along a run and the knee of steps against B, and its est
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -18,13 +17,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm import analytic
-from mcnqm._version import __version__
 from mcnqm.checkpoint import Checkpoint
 from mcnqm.domains import integer, positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
+from mcnqm.provenance import recorded
 
 __all__ = ["NOISES", "RegimesConfig", "cells_of", "quick", "run"]
 
@@ -103,6 +102,7 @@ def cells_of(config: RegimesConfig) -> list[str]:
     return list(_PARTS)
 
 
+@recorded("mcnqm.studies.regimes.run", RegimesConfig)
 def run(
     config: RegimesConfig | None = None,
     *,
@@ -186,8 +186,6 @@ def run(
             "target": config.target,
             "seed": str(config.seed),
             "method": "analytic",
-            "config": json.dumps(config.to_dict()),
-            "mcnqm_version": __version__,
         },
     )
 

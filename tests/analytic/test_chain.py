@@ -265,3 +265,12 @@ class TestRefusals:
         small = chain.risk(Bounded(initial_mean=0.1, initial_std=0.0), SGD(0.1), 100, 10).risk[-1]
         expected = NoisyQuadratic([1.0], 1.0, 0.1, 0.0)
         assert float(small) == pytest.approx(float(mcnqm.analytic.risk(expected, SGD(0.1), 100, 10).risk[-1]), rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    "wells", [DoubleWell(noise=120.0, dim=3), DoubleWell([8.0, 9.0], [1.0, 2.0], noise=[120.0, 90.0], start="wide")]
+)
+def test_answers_say_how_they_came_about(wells):
+    found = chain.risk(wells, SGD(0.1), 40, 3)
+    assert mcnqm.provenance.problem_of(found) == wells
+    assert mcnqm.provenance.rerun(found).identical(found)
