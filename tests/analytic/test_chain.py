@@ -105,7 +105,9 @@ def test_escape_against_brute_force(start):
     assert abs(first.mean() - 0.8 * tail) > 5 * first.std() / np.sqrt(count)  # as a control
 
 
-@pytest.mark.parametrize(("lr", "batch"), [(0.02, 8), (0.1, 40), (0.1, 200), (0.03, 90), (0.05, 400)])
+@pytest.mark.parametrize(
+    ("lr", "batch"), [(0.02, 8), (0.1, 40), (0.1, 200), (0.03, 90), pytest.param(0.05, 400, marks=pytest.mark.slow)]
+)
 def test_a_finer_grid_says_the_same(lr, batch):
     """Times from 1e2 to 1e15 steps, to 1e-8 of themselves."""
     coordinate = Coordinate(WELLS, 0, lr, batch)
@@ -126,6 +128,7 @@ def test_nodes_end_at_the_barrier():
     assert nodes.weight[inside].sum() == pytest.approx(WELLS.barrier - nodes.window[0], rel=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(
     sharp=st.floats(4.0, 12.0),
@@ -173,6 +176,7 @@ def test_quartic_wells_against_brute_force():
     assert (np.abs(loss.mean(axis=1) - 1.03 * risk) > 5 * error).any()
 
 
+@pytest.mark.slow
 def test_long_runs_end_in_the_stationary_law():
     settled = chain.stationary(WELLS, SGD(0.1), 100)
     run = chain.risk(WELLS, SGD(0.1), 100, 2**34, record=[0, 2**34])

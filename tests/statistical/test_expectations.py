@@ -59,6 +59,7 @@ def test_another_theory_is_noticed(monkeypatch):
     assert not bool(agreement(wells, SGD(0.1), 20, 300, trajectories=8192).agrees)
 
 
+@pytest.mark.slow
 def test_sweeps_quartic_wells_and_refusals():
     report = agreement(QuarticWell(noise=2.0, initial_std=0.2), SGD([0.08, 0.1]), [8], 30, trajectories=1024)
     assert report.agrees.dims == ("lr", "batch_size")
