@@ -15,6 +15,7 @@ from rich.console import Console
 from mcnqm._version import __version__
 from mcnqm.cli.interrupts import EXIT_CODES, Signals, said_on_interruption
 from mcnqm.cli.outputs import Undelivered, written
+from mcnqm.cli.plot import plot_command
 from mcnqm.cli.scaling import scaling_command
 from mcnqm.cli.schedule import schedule_command
 from mcnqm.cli.simulate import simulate_command
@@ -69,6 +70,10 @@ def _root(
 
       the learning-rate schedule that gets there in the fewest steps
 
+    * mcnqm plot runs.nc --view ensemble --output ensemble.png
+
+      a saved result as a picture: single losses, their bands, the exact law
+
     * mcnqm verify
 
       every linear optimizer, simulation against theory
@@ -81,6 +86,7 @@ def _root(
 app.command("simulate")(simulate_command)
 app.command("scaling")(scaling_command)
 app.command("schedule")(schedule_command)
+app.command("plot")(plot_command)
 app.command("verify")(verify_command)
 
 

@@ -199,6 +199,11 @@ class Landscape(Problem):
         names = (*self._names(), "multiplicity")
         return {"landscape": _named(self), **{name: _compact(getattr(self, name)) for name in names}}
 
+    @classmethod
+    def from_dict(cls, numbers: dict[str, Any]) -> Landscape:
+        """The problem that `to_dict` described."""
+        return cls(**{name: value for name, value in numbers.items() if name != "landscape"})
+
     def _names(self) -> tuple[str, ...]:
         return (*(self._described or self.Numbers._fields), "initial_mean", "initial_std")
 

@@ -126,6 +126,8 @@ class NoisyQuadratic(Problem):
         dim: int,
         exponent: float = 1.0,
         *,
+        noise_exponent: float | None = None,
+        initial_std: ArrayLike = 1.0,
         multiplicative_noise: ArrayLike = 0.0,
         noise_df: float | None = None,
     ) -> NoisyQuadratic:
@@ -137,18 +139,22 @@ class NoisyQuadratic(Problem):
             Number of coordinates, at least 1. The paper has 10 000.
         exponent : float
             Decay of the spectrum, at least 0. The paper has 1.
+        noise_exponent : float, optional
+            Decay of the noise, at least 0. By default that of the spectrum, as in the paper.
+        initial_std : array_like, shape (dim,) or scalar
+            Standard deviation of the starting point about 0.
         multiplicative_noise, noise_df
             As for `NoisyQuadratic`.
 
         Returns
         -------
         NoisyQuadratic
-            With ``noise == curvature`` and θ(0) ~ N(0, I).
+            By default with ``noise == curvature`` and θ(0) ~ N(0, I).
 
         Raises
         ------
         ParameterError
-            If `dim` is not an integer >= 1 or `exponent` is negative or not finite.
+            If `dim` is not an integer >= 1, an exponent is negative or not finite, or `initial_std` is.
 
         Examples
         --------
@@ -156,15 +162,12 @@ class NoisyQuadratic(Problem):
         array([1.        , 0.5       , 0.33333333, 0.25      ])
         """
         n = integer("dim", dim, 1)
-        power = nonnegative.check("exponent", exponent)
-        if power.ndim != 0:
-            raise ParameterError("exponent", exponent, "be a number")
         check_memory(64.0 * n, f"{n} coordinates", "dim", n)
-        with np.errstate(under="ignore"):
-            spectrum = np.arange(1, n + 1, dtype=np.float64) ** -float(power)
-        if spectrum[-1] == 0.0:
-            raise ParameterError("exponent", power.item(), f"leave {n}**-exponent above 0")
-        return cls(spectrum, multiplicative_noise=multiplicative_noise, noise_df=noise_df)
+        spectrum = _powers(n, "exponent", exponent)
+        noise = None if noise_exponent is None else _powers(n, "noise_exponent", noise_exponent)
+        return cls(
+            spectrum, noise, initial_std=initial_std, multiplicative_noise=multiplicative_noise, noise_df=noise_df
+        )
 
     def binned(self, n: int) -> NoisyQuadratic:
         """Quantise the spectrum to at most `n` distinct entries, keeping every trace.
@@ -367,6 +370,17 @@ def checked_degrees(value: Any) -> float | None:
     if number.ndim != 0 or not (np.isfinite(number) and number > 2):
         raise ParameterError("noise_df", value, allowed)
     return float(number)
+
+
+def _powers(n: int, name: str, exponent: Any) -> NDArray[np.float64]:
+    power = nonnegative.check(name, exponent)
+    if power.ndim != 0:
+        raise ParameterError(name, exponent, "be a number")
+    with np.errstate(under="ignore"):
+        values = np.arange(1, n + 1, dtype=np.float64) ** -float(power)
+    if values[-1] == 0.0:
+        raise ParameterError(name, power.item(), f"leave {n}**-{name} above 0")
+    return np.asarray(values)
 
 
 def _compact(array: NDArray[Any]) -> Any:

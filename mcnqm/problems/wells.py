@@ -233,6 +233,13 @@ class DoubleWell(Landscape):
             multiplicity=1 if shape else count,
         )
 
+    @classmethod
+    def from_dict(cls, numbers: dict[str, Any]) -> DoubleWell:
+        """The problem that `to_dict` described."""
+        given = {name: value for name, value in numbers.items() if name not in ("landscape", "multiplicity")}
+        alike = not any(isinstance(given[name], list) for name in cls._described)
+        return cls(start=given.pop("initial_mean"), dim=numbers["multiplicity"] if alike else None, **given)
+
     def _least(self) -> Array:
         return np.min(self.loss(self._minima), axis=0)  # type: ignore[no-any-return]
 
