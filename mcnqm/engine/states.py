@@ -160,8 +160,10 @@ def _clocks(job: Job, record: NDArray[np.int64], pool: Pool) -> Array:
         replace(tile, by_setting=by_setting, examples=0)
         for tile in tiles_of(plain, np.arange(job.settings.size), record.size)
     ]
-    tasks = ((plain, tile, record, pool.cancel) for tile in tiles)
-    with closing(pool.map(_clock_of, tasks)) as results:
+    # In this process: a job does not travel, and there is little to do.
+    here = pool if pool.own else Pool()
+    tasks = ((plain, tile, record, here.cancel) for tile in tiles)
+    with closing(here.map(_clock_of, tasks)) as results:
         for tile, part in zip(tiles, results, strict=True):
             clock[:, tile.settings] = part
     return clock

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -153,6 +154,9 @@ def test_any_executor_and_any_cut_gives_the_same_bits():
     with ThreadPoolExecutor(2) as executor:
         theirs = mcnqm.simulate(PROBLEM, optimizer, [2, 8], STEPS, executor=executor, **options)
     assert ours.drop_attrs().identical(theirs.drop_attrs())
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        elsewhere = mcnqm.simulate(PROBLEM, optimizer, [2, 8], STEPS, executor=executor, **options)
+    assert ours.drop_attrs().identical(elsewhere.drop_attrs())
     alone = mcnqm.simulate(
         PROBLEM, optimizer._replace(lr=1e-2), 8, STEPS, **{**options, "coordinates": WHERE[1], "trajectories": 3}
     )
