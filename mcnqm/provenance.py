@@ -26,7 +26,7 @@ from mcnqm.arguments import default, is_default, value_of
 from mcnqm.averaging import Harmonic
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import is_optimizer, named_optimizers
-from mcnqm.problems import Landscape, NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic
 from mcnqm.schedules import Curve, Function, Joined, Later, Scaled, Schedule, Segments
 
 __all__ = [
@@ -371,8 +371,6 @@ def encoded(value: Any) -> Any:
         return {"name": type(value).__name__, **{key: encoded(one) for key, one in value._asdict().items()}}
     if type(value) is NoisyQuadratic:
         return value.to_dict()
-    if isinstance(value, Landscape) and _known(type(value).__name__) is type(value):
-        return {"kind": type(value).__name__, **{k: encoded(v) for k, v in value.constructor_arguments().items()}}
     if isinstance(value, Mapping):
         return {str(key): encoded(one) for key, one in value.items()}
     if isinstance(value, (list, tuple, range)) and not hasattr(value, "_fields"):

@@ -226,7 +226,8 @@ def simulate(
     if single and average is not None:
         raise ParameterError("average", average, "be None with dtype='float32'")
     excluded = "an average" if average is not None else "minibatch='per_example'" if per_example else None
-    excluded = unknown_to_twins(problem) or ("dtype='float32'" if single else excluded)
+    excluded = unknown_to_twins(problem) or excluded
+    excluded = "dtype='float32'" if single else excluded
     excluded = "reduce" if reduction is not None else excluded
     cells = twin_cells(count) if _controlled(control_variate, optimizer, count, excluded) else 0
     _check_free(settings, (*(["target"] if several else []), *({} if reduction is None else reduction.coords())))

@@ -199,9 +199,10 @@ class Landscape(Problem):
         names = (*self._names(), "multiplicity")
         return {"landscape": _named(self), **{name: _compact(getattr(self, name)) for name in names}}
 
-    def constructor_arguments(self) -> dict[str, Any]:
-        """Arguments that make an equal problem, by name: numbers and arrays."""
-        return {name: getattr(self, name) for name in (*self._names(), "multiplicity")}
+    @classmethod
+    def from_dict(cls, numbers: dict[str, Any]) -> Landscape:
+        """The problem that `to_dict` described."""
+        return cls(**{name: value for name, value in numbers.items() if name != "landscape"})
 
     def _names(self) -> tuple[str, ...]:
         return (*(self._described or self.Numbers._fields), "initial_mean", "initial_std")

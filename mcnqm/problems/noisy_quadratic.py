@@ -165,8 +165,9 @@ class NoisyQuadratic(Problem):
         check_memory(64.0 * n, f"{n} coordinates", "dim", n)
         spectrum = _powers(n, "exponent", exponent)
         noise = None if noise_exponent is None else _powers(n, "noise_exponent", noise_exponent)
-        more: dict[str, Any] = {"multiplicative_noise": multiplicative_noise, "noise_df": noise_df}
-        return cls(spectrum, noise, initial_std=initial_std, **more)
+        return cls(
+            spectrum, noise, initial_std=initial_std, multiplicative_noise=multiplicative_noise, noise_df=noise_df
+        )
 
     def binned(self, n: int) -> NoisyQuadratic:
         """Quantise the spectrum to at most `n` distinct entries, keeping every trace.

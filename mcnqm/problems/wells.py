@@ -233,14 +233,12 @@ class DoubleWell(Landscape):
             multiplicity=1 if shape else count,
         )
 
-    def constructor_arguments(self) -> dict[str, Any]:
-        """Arguments that make an equal problem, by name: the start by its position."""
-        if self.size == 1:
-            numbers: dict[str, Any] = {name: float(getattr(self, name)[0]) for name in self._described}
-            std: Any = float(self.initial_std[0])
-            return {**numbers, "start": float(self.initial_mean[0]), "dim": self.dim, "initial_std": std}
-        numbers = {name: getattr(self, name) for name in self._described}
-        return {**numbers, "start": self.initial_mean, "initial_std": self.initial_std}
+    @classmethod
+    def from_dict(cls, numbers: dict[str, Any]) -> DoubleWell:
+        """The problem that `to_dict` described."""
+        given = {name: value for name, value in numbers.items() if name not in ("landscape", "multiplicity")}
+        alike = not any(isinstance(given[name], list) for name in cls._described)
+        return cls(start=given.pop("initial_mean"), dim=numbers["multiplicity"] if alike else None, **given)
 
     def _least(self) -> Array:
         return np.min(self.loss(self._minima), axis=0)  # type: ignore[no-any-return]

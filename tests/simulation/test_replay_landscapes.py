@@ -10,6 +10,7 @@ from scipy import special
 from student_reference import student
 
 import mcnqm
+from mcnqm import provenance
 from mcnqm.kernels.noise import EXAMPLE, STUDENT_EXAMPLE
 from mcnqm.kernels.shards import replay as raw
 
@@ -213,3 +214,17 @@ def test_no_curvature_to_precondition_with():
     )  # fmt: skip
     expected = replay("multiplicative", reference.sgd, 0, lr=0.1, scale=H**-0.5)
     assert_same_path(runs.theta.values[0], expected)
+
+
+@pytest.mark.parametrize("name", ["multiplicative", "both", "wells", "quartic"])
+def test_states_passages_and_the_call_again(name):
+    """The gradient is the one that the momentum saw; a result can be made again from what it says of itself."""
+    problem = PROBLEMS[name][0]
+    made = mcnqm.SGD(lr=0.05, momentum=0.5)
+    options = {"trajectories": 4, "coordinates": [0, 3], "record_state": True, "target": 0.5, "record": range(41)}
+    runs = mcnqm.simulate(problem, made, BATCH, 40, **options)
+    momentum, gradient = runs.state_momentum.values, runs.gradient.values
+    np.testing.assert_allclose(momentum[:, 1:], 0.5 * momentum[:, :-1] + gradient[:, :-1], rtol=1e-12, atol=1e-13)
+    first = np.argmax(runs.loss.values <= 0.5, axis=1)
+    np.testing.assert_array_equal(runs.first_passage, np.where((runs.loss <= 0.5).any("step"), first, np.inf))
+    assert provenance.rerun(runs).identical(runs)
