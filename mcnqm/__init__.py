@@ -1,6 +1,6 @@
 """Real optimizers on the noisy quadratic model: fast trajectories beside exact risk."""
 
-from mcnqm import analytic, averaging, schedules
+from mcnqm import analytic, averaging, claims, schedules
 from mcnqm._version import __version__
 from mcnqm.comparison import agreement
 from mcnqm.errors import ParameterError
@@ -39,6 +39,7 @@ __all__ = [
     "agreement",
     "analytic",
     "averaging",
+    "claims",
     "hyperparameters",
     "noise",
     "optimize_schedule",
