@@ -56,6 +56,20 @@ class Effect(NamedTuple):
     low: float
     high: float
 
+    def outcome(self, low: float, high: float) -> str:
+        """What an interval says of the effect: "holds", "fails" or "undecided".
+
+        Examples
+        --------
+        >>> effect = Effect("quotient", "everywhere", 0.95, 1.05)
+        >>> effect.outcome(0.99, 1.01), effect.outcome(1.2, 1.3), effect.outcome(1.0, 1.2)
+        ('holds', 'fails', 'undecided')
+        """
+        if self.low <= low and high <= self.high:
+            return "holds"
+        # NaN, of what could not be measured, is undecided.
+        return "fails" if high < self.low or low > self.high else "undecided"
+
 
 class Estimate(NamedTuple):
     """A measured number with an interval."""
@@ -252,20 +266,11 @@ class Claim:
         names = [str(name) for name in dataset["effect"].values]
         if names != [one.name for one in self.effects]:
             raise ParameterError("dataset", names, f"hold the effects of {self.id!r} as they are in this version")
-        holds, fails, unclear = [], [], []
+        outcomes: dict[str, list[str]] = {"holds": [], "fails": [], "undecided": []}
         for one, (low, high) in zip(self.effects, dataset["interval"].values.tolist(), strict=True):
-            text = f"{one.name} ({one.regime})"
-            if one.low <= low and high <= one.high:
-                holds.append(text)
-            elif high < one.low or low > one.high:
-                fails.append(text)
-            else:  # NaN, of what could not be measured, too
-                unclear.append(text)
-        word = _word(bool(holds), bool(fails), bool(unclear))
-        parts = [f"{what}: {'; '.join(which)}" for what, which in (("holds", holds), ("fails", fails)) if which]
-        if unclear:
-            parts.append(f"not decided at this precision: {'; '.join(unclear)}")
-        return Verdict(word, ". ".join(part[0].upper() + part[1:] for part in parts) + ".")
+            outcomes[one.outcome(low, high)].append(f"{one.name} ({one.regime})")
+        parts = [f"{what.capitalize()}: {'; '.join(which)}" for what, which in outcomes.items() if which]
+        return Verdict(_word(**{what: bool(which) for what, which in outcomes.items()}), ". ".join(parts) + ".")
 
     def _carry_out(
         self,
@@ -336,10 +341,10 @@ class Claim:
         )
 
 
-def _word(holds: bool, fails: bool, unclear: bool) -> str:
+def _word(holds: bool, fails: bool, undecided: bool) -> str:
     if holds and fails:
         return "qualified"
-    if unclear:
+    if undecided:
         return "undecided"
     return "supported" if holds else "refuted"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -14,7 +16,7 @@ from mcnqm.errors import ParameterError
 from mcnqm.progress import Meter, NoMeter
 from mcnqm.statistics import BOUNDS
 
-__all__ = ["all_claims", "get", "measure_all", "summary"]
+__all__ = ["all_claims", "get", "measure_all", "records", "summary"]
 
 _CLAIMS: tuple[Claim, ...] = tuple(
     one for theme in (linear, batch, rates, schedules, lines, adam, pending) for one in theme.CLAIMS
@@ -116,3 +118,64 @@ def summary(found: dict[str, xr.Dataset]) -> xr.Dataset:
     some = next(iter(found.values())).attrs
     kept = {name: some[name] for name in ("mcnqm_version", "seed", "config", "error_rate", "family", "method")}
     return xr.Dataset(data, coords={"claim": list(found), "bound": list(BOUNDS)}, attrs=kept)
+
+
+def records(found: dict[str, xr.Dataset]) -> list[dict[str, Any]]:
+    """All that is known of each claim in plain types, for JSON and for pages; what is not finite is None.
+
+    Parameters
+    ----------
+    found : dict of str to Dataset
+        By id, from `measure_all`.
+
+    Returns
+    -------
+    list of dict
+        ``id``, ``theme``, ``source``, ``statement``, ``measured``, ``rule``, ``verdict``, ``because``; ``effects``, each
+        with ``name``, ``regime``, ``estimate``, ``interval``, ``allowed`` and ``outcome`` ("holds", "fails", "undecided");
+        ``curves``, each with ``name``, ``x`` and ``y``, and ``axes``.
+    """
+    made = []
+    for id_, data in found.items():
+        claim = get(id_)
+        verdict = claim.verdict(data)
+        effects = [
+            {
+                "name": str(row["effect"].values),
+                "regime": str(row["regime"].values),
+                "estimate": _finite(float(row["estimate"])),
+                "interval": [_finite(x) for x in row["interval"].values.tolist()],
+                "allowed": [_finite(x) for x in row["allowed"].values.tolist()],
+                "outcome": one.outcome(*row["interval"].values.tolist()),
+            }
+            for one, row in zip(claim.effects, (data.isel(effect=k) for k in range(data.sizes["effect"])), strict=True)
+        ]
+        curves = [
+            {
+                "name": str(series["series"].values),
+                "x": [_finite(x) for x in series["x"].values.tolist() if not math.isnan(x)],
+                "y": [_finite(y) for y in series["y"].values[: int(series["x"].notnull().sum())].tolist()],
+            }
+            for series in (data.isel(series=k) for k in range(data.sizes["series"]))
+        ]
+        made.append(
+            {
+                "id": id_,
+                "theme": claim.theme,
+                "source": claim.source,
+                "statement": claim.statement,
+                "measured": claim.measured,
+                "rule": claim.rule,
+                "control_law": claim.control_law,
+                "verdict": str(verdict),
+                "because": verdict.because,
+                "effects": effects,
+                "axes": [data.attrs["x_label"], data.attrs["y_label"]],
+                "curves": curves,
+            }
+        )
+    return made
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

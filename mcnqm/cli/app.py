@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from mcnqm._version import __version__
+from mcnqm.cli.claims import claims_command
 from mcnqm.cli.interrupts import EXIT_CODES, Signals, said_on_interruption
 from mcnqm.cli.outputs import Undelivered, written
 from mcnqm.cli.scaling import scaling_command
@@ -69,6 +70,10 @@ def _root(
 
       the learning-rate schedule that gets there in the fewest steps
 
+    * mcnqm claims
+
+      what the literature says of this model, measured, each with a verdict
+
     * mcnqm verify
 
       every linear optimizer, simulation against theory
@@ -81,6 +86,7 @@ def _root(
 app.command("simulate")(simulate_command)
 app.command("scaling")(scaling_command)
 app.command("schedule")(schedule_command)
+app.command("claims")(claims_command)
 app.command("verify")(verify_command)
 
 
