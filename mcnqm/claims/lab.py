@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from mcnqm._version import __version__
@@ -156,6 +157,15 @@ class Lab:
                 if self.checkpoint is not None:
                     self.checkpoint.keep(name, made.to_dict())
             else:
-                made = xr.Dataset.from_dict(found)
+                made = _read_back(found)
             self._kept[name] = made
         return self._kept[name]
+
+
+def _read_back(kept: dict[str, Any]) -> xr.Dataset:
+    """A Dataset from plain types; lists know the shape of an array unless it is empty."""
+    for variable in (*kept["data_vars"].values(), *kept["coords"].values()):
+        shape = [kept["dims"][name] for name in variable["dims"]]
+        if 0 in shape:
+            variable["data"] = np.empty(shape)
+    return xr.Dataset.from_dict(kept)

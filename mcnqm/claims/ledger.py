@@ -131,9 +131,9 @@ def records(found: dict[str, xr.Dataset]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``id``, ``theme``, ``source``, ``statement``, ``measured``, ``rule``, ``verdict``, ``because``; ``effects``, each
-        with ``name``, ``regime``, ``estimate``, ``interval``, ``allowed`` and ``outcome`` ("holds", "fails", "undecided");
-        ``curves``, each with ``name``, ``x`` and ``y``, and ``axes``.
+        ``id``, ``theme``, ``source``, ``statement``, ``measured``, ``rule``, ``verdict``, ``because``;
+        ``effects``, each with ``name``, ``regime``, ``estimate``, ``interval``, ``allowed`` and ``outcome`` ("holds",
+        "fails", "undecided"); ``curves``, each with ``name``, ``x`` and ``y``, and ``axes``.
     """
     made = []
     for id_, data in found.items():

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -77,11 +78,12 @@ def claims_command(
         found = measure_all(lab, chosen, meter=RichMeter())
     command = " ".join(["mcnqm", *sys.argv[1:]])
     failures: list[tuple[str, Exception]] = []
-    for path, write in (
+    writers: tuple[tuple[Path | None, Callable[[Path], None]], ...] = (
         (output, lambda path: _save(found, path)),
         (html, lambda path: write_text(path, claims_page(found, command))),
         (figure, lambda path: write_whole(path, _draw(found[chosen[0].id]).savefig)),
-    ):
+    )
+    for path, write in writers:
         if path is not None:
             try:
                 write(path)

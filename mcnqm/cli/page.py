@@ -1,4 +1,4 @@
-"""One page with every claim that was measured: figures, numbers, rules and verdicts, with nothing to load from elsewhere."""
+"""One page with every claim that was measured: figures, numbers and verdicts, with nothing to load from elsewhere."""
 
 from __future__ import annotations
 
