@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from mcnqm._version import __version__
-from mcnqm.checkpoint import Checkpoint
 from mcnqm.domains import integer
 from mcnqm.problems import NoisyQuadratic
+from mcnqm.studies.cells import Cells, source_fingerprint
 
 __all__ = ["FULL", "QUICK", "Budget", "Lab"]
-
-
-def _sources() -> str:
-    """A fingerprint of the package's sources: a folder of finished measurements must not outlive what made them."""
-    root = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -97,20 +84,19 @@ class Lab:
         Of all simulations.
     executor, threads
         As for `mcnqm.simulate`.
-    checkpoint : Checkpoint, optional
-        Where finished measurements are kept.
+    cells : Cells
+        Finished measurements.
     """
 
     budget: Budget = QUICK
     seed: int = 0
     executor: Executor | None = None
     threads: int | None = None
-    checkpoint: Checkpoint | None = None
-    _kept: dict[str, xr.Dataset] = field(default_factory=dict, repr=False, compare=False)
+    cells: Cells = field(default_factory=Cells, repr=False, compare=False)
 
     @staticmethod
     def of(quick: bool, *, seed: int = 0, executor: Executor | None = None, threads: int | None = None) -> Lab:
-        """A lab without a checkpoint."""
+        """A lab that keeps what is finished in memory only."""
         return Lab(QUICK if quick else FULL, integer("seed", seed, 0, 2**63 - 1), executor, threads)
 
     @cached_property
@@ -140,7 +126,7 @@ class Lab:
             "budget": json.loads(json.dumps(asdict(self.budget))),
             "seed": self.seed,
             "mcnqm_version": __version__,
-            "sources": _sources(),
+            "sources": source_fingerprint(),
         }
 
     @cached_property
@@ -150,22 +136,4 @@ class Lab:
 
     def known(self, name: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
         """A measurement by name: from memory, else from the checkpoint, else made now and kept."""
-        if name not in self._kept:
-            found = None if self.checkpoint is None else self.checkpoint.find(name)
-            if found is None:
-                made = compute()
-                if self.checkpoint is not None:
-                    self.checkpoint.keep(name, made.to_dict())
-            else:
-                made = _read_back(found)
-            self._kept[name] = made
-        return self._kept[name]
-
-
-def _read_back(kept: dict[str, Any]) -> xr.Dataset:
-    """A Dataset from plain types; lists know the shape of an array unless it is empty."""
-    for variable in (*kept["data_vars"].values(), *kept["coords"].values()):
-        shape = [kept["dims"][name] for name in variable["dims"]]
-        if 0 in shape:
-            variable["data"] = np.empty(shape)
-    return xr.Dataset.from_dict(kept)
+        return self.cells.known(name, compute)

@@ -66,7 +66,7 @@ def freely_tuned(lab: Lab, *, power: float = 0.0) -> xr.Dataset:
     """``steps``, ``lr``, ``momentum`` and ``effective_lr`` (batch_size), rate and momentum being tuned."""
 
     def compute() -> xr.Dataset:
-        found = tune_curve(lab.problem, octaves(lab), power, momentum=True, target=lab.budget.target)
+        found = tune_curve(lab.problem, octaves(lab), power, momentum=None, target=lab.budget.target)
         return found.assign(effective_lr=found["lr"] / (1.0 - found["momentum"]))
 
     return lab.known(f"free-p{power:g}", compute)

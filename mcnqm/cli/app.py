@@ -16,6 +16,7 @@ from mcnqm._version import __version__
 from mcnqm.cli.claims import claims_command
 from mcnqm.cli.interrupts import EXIT_CODES, Signals, said_on_interruption
 from mcnqm.cli.outputs import Undelivered, written
+from mcnqm.cli.reproduce import reproduce_command
 from mcnqm.cli.scaling import scaling_command
 from mcnqm.cli.schedule import schedule_command
 from mcnqm.cli.simulate import simulate_command
@@ -74,6 +75,10 @@ def _root(
 
       what the literature says of this model, measured, each with a verdict
 
+    * mcnqm reproduce
+
+      the figures of the paper, drawn again
+
     * mcnqm verify
 
       every linear optimizer, simulation against theory
@@ -87,6 +92,7 @@ app.command("simulate")(simulate_command)
 app.command("scaling")(scaling_command)
 app.command("schedule")(schedule_command)
 app.command("claims")(claims_command)
+app.command("reproduce")(reproduce_command)
 app.command("verify")(verify_command)
 
 

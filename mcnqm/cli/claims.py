@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,11 +16,10 @@ import typer
 import xarray as xr
 from rich.console import Console
 
-from mcnqm.checkpoint import Checkpoint
 from mcnqm.claims.claim import ERROR_RATE
 from mcnqm.claims.lab import Lab
 from mcnqm.claims.ledger import all_claims, get, measure_all, records, summary
-from mcnqm.cli.interrupts import said_on_interruption
+from mcnqm.cli.caching import kept_cells
 from mcnqm.cli.outputs import Undelivered, written
 from mcnqm.cli.page import allowed_range, check_templates, claims_page, digits
 from mcnqm.cli.tables import Column, print_table
@@ -31,7 +28,7 @@ from mcnqm.errors import ParameterError
 from mcnqm.files import check_writable, write_dataset, write_text, write_whole
 from mcnqm.progress import RichMeter
 
-__all__ = ["claims_command", "lab_of"]
+__all__ = ["claims_command"]
 
 _SUFFIXES = {"output": (".nc", ".json"), "figure": (".png", ".pdf", ".svg"), "html": (".html",)}
 
@@ -73,8 +70,10 @@ def claims_command(
                 raise ParameterError(name, str(path), "be a new file, but it exists; use --force to overwrite")
     if html is not None:
         check_templates(str(html))
+    Pool(threads=threads)  # refused before there is a folder
     with ExitStack() as stack:
-        lab = lab_of(stack, quick, seed, threads, cache, "claims")
+        lab = Lab.of(quick, seed=seed, threads=threads)
+        lab = replace(lab, cells=kept_cells(stack, lab.config(), cache, "claims"))
         found = measure_all(lab, chosen, meter=RichMeter())
     command = " ".join(["mcnqm", *sys.argv[1:]])
     failures: list[tuple[str, Exception]] = []
@@ -99,30 +98,6 @@ def claims_command(
         typer.echo(f"wrote {path}")
     if failures:
         raise Undelivered(failures)
-
-
-def lab_of(stack: ExitStack, quick: bool, seed: int, threads: int | None, cache: Path | None, kind: str) -> Lab:
-    """A lab whose finished measurements are kept in a folder, open while the stack is.
-
-    The folder in the user's cache is a convenience: where it cannot be used, the work is done without it, with a note.
-    """
-    Pool(threads=threads)  # refused before there is a folder
-    lab = Lab.of(quick, seed=seed, threads=threads)
-    name = hashlib.sha256(lab.described.encode()).hexdigest()[:16]
-    folder = _user_cache() / kind / name if cache is None else cache
-    try:
-        checkpoint = stack.enter_context(Checkpoint(folder, lab.config()))
-    except ParameterError as error:
-        if cache is not None:
-            raise ParameterError("cache", error.value, error.allowed) from error
-        warnings.warn(f"finished measurements are not kept: {error}", RuntimeWarning, stacklevel=2)
-        return lab
-    said_on_interruption.append(f"Finished measurements are kept in {folder}; the same command continues.")
-    return replace(lab, checkpoint=checkpoint)
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcnqm"
 
 
 def _save(found: dict[str, xr.Dataset], path: Path) -> None:

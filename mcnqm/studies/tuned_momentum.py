@@ -39,12 +39,12 @@ class _Cell(NamedTuple):
 
     batch_size: float
     power: float
-    momentum: bool
+    free: bool
     target: float
 
 
 def tune_curve(
-    problem: NoisyQuadratic, batch_sizes: Any, power: float, *, momentum: bool, target: float = 0.01
+    problem: NoisyQuadratic, batch_sizes: Any, power: float, *, momentum: float | None, target: float = 0.01
 ) -> xr.Dataset:
     """Fewest steps to a target, with the rate and momentum that need them, at every batch size.
 
@@ -56,8 +56,8 @@ def tune_curve(
         Increasing, examples.
     power : float
         Of the preconditioner P = H^p.
-    momentum : bool
-        Whether to tune the momentum too; otherwise there is none.
+    momentum : float or None
+        In [0, 1); None to tune it too.
     target : float
         Risk to reach.
 
@@ -74,22 +74,24 @@ def tune_curve(
     Examples
     --------
     >>> from mcnqm import NoisyQuadratic
-    >>> best = tune_curve(NoisyQuadratic.power_law(30), [16, 64], 0.0, momentum=False, target=0.1)
+    >>> best = tune_curve(NoisyQuadratic.power_law(30), [16, 64], 0.0, momentum=0.0, target=0.1)
     >>> best.steps.values
     array([64., 31.])
     """
     check_problem(problem)
+    if momentum is not None and not 0.0 <= momentum < 1.0:
+        raise ParameterError("momentum", momentum, "be in [0, 1), or None to tune it")
     sizes = positive.check("batch_sizes", batch_sizes)
     if sizes.ndim != 1 or (np.diff(sizes) <= 0).any():
         raise ParameterError("batch_sizes", batch_sizes, "increase")
     if problem.curvature.max() ** (1.0 - power) > 1.0:
         raise ParameterError("problem", repr(problem), "have curvatures of at most 1: the first grid ends there")
     coarse, fine = problem.binned(32), problem.binned(256)
-    points = _grid(momentum, 1e-6)
+    points = _grid(momentum, 1e-7)
     table = _steps(coarse, points, sizes, power, target)
     if not np.isfinite(table.min(axis=0)).all():
-        raise ParameterError("target", target, "be reached by some rate between 1e-6 and the largest stable one")
-    cells = [_Cell(float(b), power, momentum, target) for b in sizes]
+        raise ParameterError("target", target, "be reached by some rate between 1e-7 and the largest stable one")
+    cells = [_Cell(float(b), power, momentum is None, target) for b in sizes]
     tuned = [
         _descend(fine, cell, (float(points[k, 0]), float(points[k, 1])), _SCALES)
         for cell, k in zip(cells, table.argmin(axis=0), strict=True)
@@ -100,7 +102,7 @@ def tune_curve(
                 continue
             (x, y), _ = tuned[b - order]
             shift = np.log(sizes[b] / sizes[b - order])  # where noise rules, rate and 1 - momentum go with the batch
-            for start in ((x, y), (x + shift, min(y + shift, 0.0) if momentum else y)):
+            for start in ((x, y), (x + shift, min(y + shift, 0.0) if momentum is None else y)):
                 there = float(_steps(fine, np.array([start]), sizes[b], power, target, tuned[b][1])[0])
                 if there < tuned[b][1]:
                     tuned[b] = _descend(fine, cells[b], start, _SCALES)
@@ -139,7 +141,7 @@ def _key(point: Point) -> tuple[int, int]:
 def _descend(problem: NoisyQuadratic, cell: _Cell, start: Point, scales: tuple[float, ...]) -> tuple[Point, float]:
     """Move to the best neighbour, at ever smaller scales, until no neighbour at any scale is better."""
     best = float(_steps(problem, np.array([start]), cell.batch_size, cell.power, cell.target)[0])
-    offsets = [(i, j) for i in (-1, 0, 1) for j in ((-1, 0, 1) if cell.momentum else (0,)) if (i, j) != (0, 0)]
+    offsets = [(i, j) for i in (-1, 0, 1) for j in ((-1, 0, 1) if cell.free else (0,)) if (i, j) != (0, 0)]
     tried = {_key(start)}
     scale = 0
     while scale < len(scales):
@@ -167,8 +169,8 @@ def _cross_plateau(problem: NoisyQuadratic, cell: _Cell, start: Point, best: flo
     if best > _PLATEAU or best <= 1.0:
         return start, best
     rates = start[0] + np.arange(-24, 25) * np.log(1.025)
-    rests = start[1] + np.arange(-8, 9) * np.log(1.1) if cell.momentum else np.zeros(1)
-    rests = np.unique(np.append(np.minimum(rests, 0.0), 0.0))
+    rests = start[1] + np.arange(-8, 9) * np.log(1.1) if cell.free else np.array([start[1]])
+    rests = np.unique(np.append(np.minimum(rests, 0.0), [0.0] if cell.free else []))
     around = np.stack(np.meshgrid(rates, rests, indexing="ij"), axis=-1).reshape(-1, 2)
     found = _steps(problem, around, cell.batch_size, cell.power, cell.target, best)
     k = int(np.argmin(found))
@@ -178,11 +180,12 @@ def _cross_plateau(problem: NoisyQuadratic, cell: _Cell, start: Point, best: flo
     return _cross_plateau(problem, cell, *moved)
 
 
-def _grid(free: bool, smallest: float) -> Array:
+def _grid(momentum: float | None, smallest: float) -> Array:
     """Candidates a factor apart: effective rates up to instability, momenta up to 0.999."""
     # h^(1-p) <= 1 here, so 2 is the limit without momentum; with it, an effective rate of 2(1+β)/(1-β).
-    top = np.log(4000.0 if free else 2.0)
+    beta = 0.999 if momentum is None else momentum
+    top = np.log(2.0 * (1.0 + beta) / (1.0 - beta))
     rates = np.arange(top, np.log(smallest), -np.log(_COARSE))
-    rests = np.arange(0.0, np.log(1e-3), -np.log(_COARSE)) if free else np.zeros(1)
+    rests = np.arange(0.0, np.log(1e-3), -np.log(_COARSE)) if momentum is None else np.array([np.log1p(-momentum)])
     points = np.stack(np.meshgrid(rates, rests, indexing="ij"), axis=-1).reshape(-1, 2)
     return np.asarray(points[np.exp(points.sum(axis=1)) < 4.0])

@@ -11,6 +11,7 @@ from mcnqm.checkpoint import Checkpoint
 from mcnqm.claims import Budget, Lab, measure_all, summary
 from mcnqm.claims.claim import FAMILY
 from mcnqm.claims.ledger import records
+from mcnqm.studies.cells import Cells
 
 MEASURED = [claim for claim in mcnqm.claims.all() if not claim.open]
 CHEAP = (
@@ -163,9 +164,9 @@ def test_what_is_finished_survives_an_interruption(tmp_path):
         pytest.raises(KeyboardInterrupt),
         Checkpoint(tmp_path / "kept", lab.config()) as kept,
     ):
-        measure_all(Lab(TINY, checkpoint=kept), [first, second])
+        measure_all(Lab(TINY, cells=Cells(kept)), [first, second])
     with Checkpoint(tmp_path / "kept", lab.config()) as kept:
-        again = measure_all(Lab(TINY, checkpoint=kept), [first])["surge"]
+        again = measure_all(Lab(TINY, cells=Cells(kept)), [first])["surge"]
     assert done == [1]
     assert again.estimate.item() == 1.0 / 3.0
     xr.testing.assert_identical(again, first.measure(lab=Lab(TINY)))
