@@ -19,8 +19,8 @@ _STEPS, _DROP = 800, 400
 
 def _figure_1(work: Work) -> xr.Dataset:
     """Risk of three coordinates (decay, curvature, step), in closed form and simulated at a few steps."""
-    at = np.unique(np.concatenate([np.arange(0, 41), np.arange(40, _STEPS + 1, 4)]))
     points = np.array([5, 40, 150, 300, 420, 500, 650, 800])
+    at = np.unique(np.concatenate([np.arange(0, 41), np.arange(40, _STEPS + 1, 4), points]))
     falling = schedules.piecewise([0.5, 0.05], [_DROP, _STEPS - _DROP])
     table, measured = [], []
     for rate in (0.5, falling):

@@ -130,17 +130,17 @@ def _figure_12(kind: str) -> Any:
 
 
 _GRID = (
-    "h = c = 1/i, target risk 0.01, in closed form; the paper's grid of rates is not given: tuned to 1 %, no optimum at "
-    "an edge."
+    "h = c = 1/i, target risk 0.01, in closed form; the paper's grid of rates is not given: tuned to 1 %, no optimum "
+    "at an edge."
 )
 FIGURES = (
     Figure(
         "3a",
-        "Effects of momentum and preconditioning. Steps required to reach target loss as a function of batch size under "
-        "different preconditioning power. Solid lines are momentum SGD while dashed lines are plain SGD. The black "
-        "dashed line is the information theoretic lower bound.",
-        f"{_GRID} The powers are lost in the text: 0 to 1 in quarters. Points with 95 % intervals are simulated: SGD and "
-        "momentum 0.9 with the best rates of the closed form, and true Adam, β = (0.9, 0.999), its rate tuned by "
+        "Effects of momentum and preconditioning. Steps required to reach target loss as a function of batch size "
+        "under different preconditioning power. Solid lines are momentum SGD while dashed lines are plain SGD. The "
+        "black dashed line is the information theoretic lower bound.",
+        f"{_GRID} The powers are lost in the text: 0 to 1 in quarters. Points with 95 % intervals are "
+        "simulated: SGD and momentum 0.9 with the best rates of the closed form, and true Adam, β = (0.9, 0.999), its rate tuned by "
         "simulation.",
         _figure_3a,
         cost=50.0,
