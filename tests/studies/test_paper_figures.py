@@ -51,7 +51,8 @@ def test_long_figures_are_drawn_and_described(number, work):
     if number in ("3b", "13", "3c"):
         work = dataclasses.replace(work, scale=dataclasses.replace(SMALL, powers=(0.0, 0.5, 1.0)), cells=Cells())
     data = FIGURES[number].data(work)
-    assert plot_paper_figure(data).axes[0].get_lines()
+    axes = plot_paper_figure(data).axes[0]
+    assert [*axes.get_lines(), *axes.patches]
     if number == "3a":  # simulated points lie on the curves: 95 % intervals of 8, at most three beside (1e-4 by chance)
         exact = data.steps.sel(momentum=0, power=data.simulated_power.values, batch_size=[16.0, 256.0])
         low, high = (data.simulated_steps_interval.sel(simulated_momentum=0.0, bound=end) for end in ("low", "high"))
@@ -111,7 +112,7 @@ def test_tuning_momentum_too_is_never_worse():
     curves = [tune_curve(problem, sizes, 0.0, momentum=m, target=0.05)["steps"].values for m in (None, 0.0, 0.9)]
     assert (curves[0] <= np.minimum(curves[1], curves[2]) * 1.01).all()
     assert curves[0][0] < 0.95 * curves[1][0]
-    assert curves[0][2] < 0.2 * curves[1][2]
+    assert curves[0][2] < 0.5 * curves[1][2]
 
 
 def test_what_tuned_curves_refuse():

@@ -140,8 +140,8 @@ FIGURES = (
         "under different preconditioning power. Solid lines are momentum SGD while dashed lines are plain SGD. The "
         "black dashed line is the information theoretic lower bound.",
         f"{_GRID} The powers are lost in the text: 0 to 1 in quarters. Points with 95 % intervals are "
-        "simulated: SGD and momentum 0.9 with the best rates of the closed form, and true Adam, β = (0.9, 0.999), its rate tuned by "
-        "simulation.",
+        "simulated: SGD and momentum 0.9 with the best rates of the closed form, and true Adam, β = (0.9, 0.999), its "
+        "rate tuned by simulation.",
         _figure_3a,
         cost=50.0,
     ),
