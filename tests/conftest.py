@@ -17,6 +17,8 @@ matplotlib.use("Agg")
 
 # Examples that depend on the tests alone: what passes here passes everywhere.
 settings.register_profile("mcnqm", derandomize=True, deadline=None)
+# Fresh ones: pytest --hypothesis-profile=explore prints the blob that reproduces what it finds.
+settings.register_profile("explore", derandomize=False, deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("mcnqm")
 
 

@@ -65,3 +65,19 @@ def test_what_is_not_supported_is_said():
     assert command.returncode == 70
     assert command.stderr.startswith("Error: mcnqm needs Numba's compiler")
     assert command.stderr.count("\n") == 1
+
+
+def test_a_cache_knows_what_its_function_calls(tmp_path):
+    inner = "import mcnqm.compiling as c\nSHIFT = {shift}\n@c.compiled\ndef inner(x):\n    return x + {by}\n"
+    outer = (
+        "import mcnqm.compiling as c\nfrom inner import SHIFT, inner\n"
+        "@c.compiled\ndef middle(x):\n    return inner(x)\n@c.compiled\ndef outer(x):\n    return middle(x) + SHIFT\n"
+        "print(outer(1), outer.stats.cache_misses)\n"
+    )
+    (tmp_path / "outer.py").write_text(outer)
+    where = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    for by, shift, answer in ((1, 0, 2), (5, 0, 6), (5, 3, 9)):
+        (tmp_path / "inner.py").write_text(inner.format(by=by, shift=shift))
+        done = python("import outer", **where)
+        assert done.stdout.startswith(f"{answer} Counter({{"), done.stdout + done.stderr
+        assert python("import outer", **where).stdout == f"{answer} Counter()\n", "kept"

@@ -301,3 +301,26 @@ def test_two_points_are_too_few():
     ones = np.ones(3)
     assert np.isnan(log_slope(OCTAVES[:3], ones, ones, [True, True, False])).all()
     assert np.isnan(log_slope(OCTAVES[:2], ones[:2], ones[:2])).all()
+
+
+def test_regime_allows_twice_the_error_of_a_point_and_of_the_reference():
+    """To the edge: just inside belongs, just outside does not."""
+    batch, error = 2.0 ** np.arange(4), np.array([0.01, 0.02, 0.03, 0.04])
+    reference = np.sqrt(np.sum(error[:3] ** 2)) / 3
+    allowed = np.log1p(0.05) + 2 * np.hypot(error[3], reference)
+    for off, inside in ((0.999, True), (1.001, False), (-0.999, True), (-1.001, False)):
+        steps = 1000 / batch
+        steps[3] *= np.exp(off * allowed)
+        assert small_batch_regime(batch, steps, error * steps)[3] == inside, off
+
+
+def test_intervals_of_few_points_that_scatter_are_student_s():
+    """Against SciPy's own regression, whose errors come from the scatter alone."""
+    batch = 2.0 ** np.arange(5)
+    value = np.exp(0.5 * np.log(batch) + np.array([0.3, -0.2, -0.3, 0.4, -0.2]))
+    found = log_slope(batch, value, 1e-9 * value, first_order=False)
+    line = stats.linregress(np.log(batch), np.log(value))
+    half = stats.t.ppf(0.975, 3) * line.stderr
+    assert found.slope == pytest.approx(line.slope, rel=1e-6)
+    assert found.slope_high - found.slope == pytest.approx(half, rel=1e-5)
+    assert found.slope - found.slope_low == pytest.approx(half, rel=1e-5)

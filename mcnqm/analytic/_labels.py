@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from mcnqm._version import __version__
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
+from mcnqm.memory import check_memory
 from mcnqm.optimizers import SGD
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.settings import Settings, settings_of
 
-__all__ = ["LOSS", "batch_settings", "dataset", "moment_attrs", "selection", "step_coordinate"]
+__all__ = ["LOSS", "batch_settings", "check_answer", "dataset", "moment_attrs", "selection", "step_coordinate"]
 
 LOSS = {"units": "loss", "long_name": "expected loss"}
 
@@ -47,6 +48,25 @@ def selection(problem: NoisyQuadratic, coordinates: Any) -> NDArray[np.int64]:
     if wanted.ndim != 1 or wanted.size == 0:
         raise ParameterError("coordinates", coordinates, "be a sequence of integers")
     return np.array([integer("coordinates", value, 0, problem.dim - 1) for value in wanted], dtype=np.int64)
+
+
+def check_answer(settings: Settings, *, records: int = 1, coordinates: int = 1, variables: int = 1) -> None:
+    """Raise `ParameterError`, by the argument to lower, if an answer will not fit into memory.
+
+    Parameters
+    ----------
+    settings : Settings
+    records, coordinates : int
+        How many steps and coordinates are answered for.
+    variables : int
+        Numbers of each setting, step and coordinate.
+    """
+    extents = {"hyperparameters": settings.size, "record": records, "coordinates": coordinates}
+    name = max(extents, key=lambda each: extents[each])
+    size = f"{settings.size} settings x {records} steps x {coordinates} coordinates"
+    # Twice: what is computed, and its copy in the order of the sweep.
+    needed = 16.0 * variables * settings.size * records * coordinates
+    check_memory(needed, f"answers for {size}", name, extents[name])
 
 
 def step_coordinate(at: NDArray[np.int64]) -> xr.DataArray:

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mcnqm.analytic._labels import dataset
+from mcnqm.analytic._labels import check_answer, dataset
 from mcnqm.analytic.linear.maps import MAX_STEPS, linear_map, linear_settings, maps_of
 from mcnqm.analytic.transient import curves
 from mcnqm.domains import Domain, nonnegative, positive
@@ -66,6 +66,7 @@ def theorem1(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
     check_problem(problem)
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = linear_settings(optimizer, batch_size)
+    check_answer(settings, records=at.size)
     if optimizer.nesterov:
         raise ParameterError("nesterov", True, "be False: Theorem 1 is about heavy-ball momentum")
     for entry in settings.values["dampening"][settings.values["dampening"] > 0]:

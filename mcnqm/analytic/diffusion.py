@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from mcnqm.analytic._labels import LOSS, dataset
+from mcnqm.analytic._labels import LOSS, check_answer, dataset
 from mcnqm.analytic.linear.maps import MAX_STEPS, linear_map, linear_settings, maps_of
 from mcnqm.errors import ParameterError
 from mcnqm.problems import NoisyQuadratic, check_problem
@@ -65,6 +65,7 @@ def sde_risk(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
     check_problem(problem)
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = linear_settings(optimizer, batch_size)
+    check_answer(settings, records=at.size)
     for beta in settings.values["momentum"][settings.values["momentum"] > 0]:
         raise ParameterError("momentum", float(beta), "be 0: the limit taken is that of plain SGD")
     half = 0.5 * problem.multiplicity * problem.curvature

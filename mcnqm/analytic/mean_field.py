@@ -30,7 +30,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mcnqm.analytic._labels import LOSS, dataset, selection
+from mcnqm.analytic._labels import LOSS, check_answer, dataset, selection
 from mcnqm.analytic.linear.pace import Pace
 from mcnqm.analytic.twins.quadrature import size_of_normal
 from mcnqm.analytic.twins.recursion import VARIABLES, advance
@@ -118,6 +118,7 @@ def risk(
     check_problem(problem)
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = settings_of(optimizer, batch_size, schedules=True)
+    check_answer(settings, records=at.size)
     flat = _Field(problem, optimizer, settings, order, nodes).run(at)
     data = xr.DataArray(settings.unflatten(flat), dims=(*settings.dims, "step"), attrs=LOSS)
     return dataset({"risk": data}, settings, problem, optimizer, at).assign_attrs(method="mean field", order=order)
@@ -171,6 +172,7 @@ def moments(
     chosen = selection(problem, coordinates)
     entry = np.repeat(np.arange(problem.size), problem.multiplicity)[chosen]
     names = ("theta_square", "theta_momentum", "momentum_square", "gradient_square")
+    check_answer(settings, records=at.size, coordinates=chosen.size, variables=4)
     found = np.empty((4, settings.size, at.size, chosen.size))
 
     def keep(k: int, state: Array) -> None:

@@ -249,8 +249,9 @@ def _passages(step: StepMap, weights: Weights, motion: _Motion, goals: _Goals, l
                 at += 1 << j
                 vector, vector2 = vector2, vector
                 noise, noise2 = noise2, noise
-                # The variance never falls again: above the goal, there is no way back below it.
-                if not known and not variance / batch_size <= goal:
+                # The variance never falls again: above the goal, there is no way back below it. Nor is there from what
+                # overflowed.
+                if not known and not (variance / batch_size <= goal and np.isfinite(bias)):
                     break
                 j += 1
             else:

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mcnqm.analytic._labels import LOSS, dataset, moment_attrs, selection
+from mcnqm.analytic._labels import LOSS, check_answer, dataset, moment_attrs, selection
 from mcnqm.analytic.linear.ladder import limit
 from mcnqm.analytic.linear.maps import LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic.linear.roots import spectral_decay
@@ -79,6 +79,7 @@ def steady_state(
     buffer = bool(np.any(settings.values["momentum"] > 0))
     wanted = selection(problem, coordinates)
     names = {} if coordinates is None else moment_attrs(buffer, average is not None, means=False)
+    check_answer(settings, coordinates=wanted.size, variables=len(names))
     flat = np.empty(settings.size)
     found = {name: np.empty((settings.size, wanted.size)) for name in names}
     entry = np.repeat(np.arange(problem.size), problem.multiplicity)[wanted]

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mcnqm.analytic._labels import LOSS, dataset, moment_attrs, selection
+from mcnqm.analytic._labels import LOSS, check_answer, dataset, moment_attrs, selection
 from mcnqm.analytic.linear.ladder import origin, walk, walk_sums
 from mcnqm.analytic.linear.maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic.linear.scheduled import S00, S01, S11, SAA, V0, V1, VA, Walk, courses_of, unshared
@@ -105,6 +105,7 @@ def risk(
     check_problem(problem)
     at = recorded_steps(steps, record, limit=MAX_STEPS)
     settings = linear_settings(optimizer, batch_size, average, schedules=True)
+    check_answer(settings, records=at.size)
     flat = np.empty((settings.size, at.size))
     for members, course in courses_of(settings, optimizer.nesterov) if settings.schedules else []:
         bias, variance = Walk(problem, course).along(at)
@@ -182,6 +183,7 @@ def moments(
     buffer = bool(np.any(settings.values["momentum"] != 0))
     shape = (settings.size, at.size, distinct.size)
     names = moment_attrs(buffer, average is not None)
+    check_answer(settings, records=at.size, coordinates=max(wanted.size, distinct.size), variables=len(names))
     found = {name: np.empty(shape) for name in names}
     for members, course in courses_of(settings, optimizer.nesterov, buffer) if settings.schedules else []:
         states = Walk(part, course).states(at)

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mcnqm.analytic._labels import dataset, selection
+from mcnqm.analytic._labels import check_answer, dataset, selection
 from mcnqm.analytic.linear.maps import linear_settings
 from mcnqm.analytic.linear.scheduled import V0, V1, Walk, courses_of
 from mcnqm.domains import integer
@@ -66,6 +66,7 @@ def transition(
     t = integer("steps", steps, 0)
     settings = linear_settings(optimizer, batch_size, schedules=True)
     wanted = selection(problem, coordinates)
+    check_answer(settings, coordinates=wanted.size, variables=4)
     entry = np.repeat(np.arange(problem.size), problem.multiplicity)
     h = problem.curvature[entry[wanted]]
     values = {name: array[:, np.newaxis] for name, array in settings.values.items()}

@@ -142,11 +142,14 @@ def confirmed(
     first, last = found.interval[0]
     shift = crossing - found.steps[0, 0] if np.isfinite(crossing) else 0.0
     freedom = found.steps.shape[1] - 2
+    own = np.array([first, last]) + shift
     first = min(np.ceil((first + shift) * (1.0 - 2.0 * slack) - 1e-9) - 1.0, lowest)
-    interval = (max(float(first), 0.0), float(np.ceil(last + shift - 1e-9)))
+    interval = (max(float(first), 0.0), float(np.ceil(own[1] - 1e-9)))
     error = np.nan
     if np.isfinite(crossing):
-        error = float(np.hypot(at_least(np.array(jackknifed), np.array(interval), freedom), slack * crossing))
+        # Of the winner; and that another candidate may need fewer steps, down to where the interval of any begins.
+        gap = max(own[0] - lowest, 0.0) / np.sqrt(12.0)
+        error = float(np.linalg.norm([at_least(np.array(jackknifed), own, freedom), slack * crossing, gap]))
     flags = tuned.flags | int(check_sample(steps, jackknifed, interval[1], found.effective[0]))
     flags |= int(check_bound(problem, batch_size, target, interval[1]))
     both = np.hypot(0.0 if np.isnan(error) else error, tuned.steps_error)

@@ -372,3 +372,18 @@ def test_theorem_1_close_to_the_edge(momentum, near_edge):
     if near_edge > -12.0:  # nearer, 2**52 steps are not enough for the first term to be gone
         assert abs(float(both.bound[0]) / exact - 1) < 1e-14
     assert float(both.bound[0]) >= float(both.exact[0]) * (1 - 1e-14)
+
+
+@pytest.mark.parametrize("mean", [0.0, 3.0])
+def test_the_bayes_bound_is_the_posterior_variance_whatever_the_mean(mean: float) -> None:
+    """By Bayes's rule on a grid: a prior's mean that is known leaves nothing to learn."""
+    h, c, s, N = 0.7, 2.0, 1.3, 5
+    theta = np.linspace(mean - 12.0, mean + 12.0, 40_001)
+    # Averaged over data: the posterior of a Gaussian location has the same variance for all of them; take one.
+    prior = -0.5 * ((theta - mean) / s) ** 2
+    likelihood = -0.5 * N * (0.4 - h * theta) ** 2 / c
+    weight = np.exp(prior + likelihood - (prior + likelihood).max())
+    weight /= weight.sum()
+    variance = weight @ theta**2 - (weight @ theta) ** 2
+    problem = NoisyQuadratic([h], c, initial_mean=mean, initial_std=s)
+    assert analytic.bayes_bound(problem, N).risk.item() == pytest.approx(0.5 * h * variance, rel=1e-8)

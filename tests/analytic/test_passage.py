@@ -163,3 +163,12 @@ def test_bad_input_is_named() -> None:
         analytic.steps_to_target(problem, SGD(0.1, 0.5), 1, 0.1, average=1.0)
     with pytest.raises(ParameterError, match="linear in the gradient"):
         analytic.steps_to_target(problem, mcnqm.Adam(0.1), 1, 0.1)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("beyond", [1e-4, 0.1, 10.0])
+def test_beyond_stability_nothing_arrives_even_without_noise(beyond, momentum):
+    """Noise that only grows ends a search at once; without it, it ends where the mean overflows."""
+    problem = NoisyQuadratic(curvature=[1.0, 0.3], noise=0.0)
+    optimizer = SGD(lr=(2.0 + beyond) * (1.0 + momentum), momentum=momentum)
+    assert np.isinf(analytic.steps_to_target(problem, optimizer, 1, 0.05).steps)

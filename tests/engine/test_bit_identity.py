@@ -135,3 +135,15 @@ def test_shards_that_share_a_setting_start_from_the_same_clock(name):
 def test_seeds_differ():
     assert not np.array_equal(run(OPTIMIZERS["SGD"], seed=0).loss, run(OPTIMIZERS["SGD"], seed=1).loss)
     assert not np.array_equal(run(OPTIMIZERS["SGD"], seed=0).loss, run(OPTIMIZERS["SGD"], seed=2**32).loss)
+
+
+def test_more_workers_than_blocks():
+    """Sums go over the blocks of coordinates first to last, whoever finishes first."""
+    optimizer = mcnqm.SGD(lr=np.geomspace(0.01, 0.2, 3), momentum=0.9)
+    options = {"batch_size": 4, "steps": 64, "trajectories": 70, "seed": 3}
+    problem = mcnqm.NoisyQuadratic.power_law(dim=5000)
+    once = mcnqm.simulate(problem, optimizer, **options, threads=1)
+    for threads in (16, 64):
+        assert mcnqm.simulate(problem, optimizer, **options, threads=threads).identical(once)
+    with ThreadPoolExecutor(40) as pool:
+        assert mcnqm.simulate(problem, optimizer, **options, executor=pool).identical(once)

@@ -52,6 +52,44 @@ CASES = {
     "agreement": (lambda: mcnqm.agreement(PROBLEM, SGD, 4, 100, trajectories=2**20), "paths of 1 setting"),
     "dimension": (lambda: mcnqm.NoisyQuadratic.power_law(10**12), "dim must be lowered: 1000000000000 coordinates"),
     "noise": (lambda: mcnqm.noise(0, range(1000), range(1000), 10**5), "steps must be lowered: normals of 1000"),
+    "closed form, moments": (
+        lambda: mcnqm.analytic.moments(PROBLEM, SGD, np.arange(1, 1001), 10**4, record=np.arange(10**4)),
+        "record must be lowered: answers for 1000 settings x 10000 steps x 1000 coordinates need",
+    ),
+    "closed form, risk": (
+        lambda: mcnqm.analytic.risk(
+            PROBLEM, mcnqm.SGD(lr=np.linspace(0.1, 1, 10**5)), 4, 10**4, record=np.arange(10**4)
+        ),
+        "hyperparameters must be lowered: answers for 100000 settings x 10000 steps x 1 coordinates need",
+    ),
+    "closed form, steady state": (
+        lambda: mcnqm.analytic.steady_state(
+            PROBLEM, mcnqm.SGD(lr=np.linspace(0.1, 1, 10**6)), 4, coordinates=np.arange(1000)
+        ),
+        "hyperparameters must be lowered: answers for 1000000 settings x 1 steps x 1000 coordinates",
+    ),
+    "closed form, transition": (
+        lambda: mcnqm.analytic.transition(PROBLEM, mcnqm.SGD(lr=np.linspace(0.1, 1, 10**6)), 4, 10),
+        "hyperparameters must be lowered: answers for",
+    ),
+    "mean field": (
+        lambda: mcnqm.analytic.mean_field.moments(PROBLEM, mcnqm.Adam(lr=0.1), 4, 10**6, record=np.arange(10**6)),
+        "record must be lowered: answers for 1 settings x 1000000 steps x 1000 coordinates",
+    ),
+    "mean field, risk": (
+        lambda: mcnqm.analytic.mean_field.risk(
+            PROBLEM, mcnqm.Adam(lr=np.linspace(0.1, 1, 10**4)), 4, 10**5, record=np.arange(10**5)
+        ),
+        "record must be lowered: answers for 10000 settings x 100000 steps",
+    ),
+    "bound": (
+        lambda: mcnqm.analytic.theorem1(PROBLEM, SGD, np.arange(1, 10**5), 10**5, record=np.arange(10**5)),
+        "must be lowered: answers for 99999 settings x 100000 steps",
+    ),
+    "diffusion": (
+        lambda: mcnqm.analytic.sde_risk(PROBLEM, SGD, np.arange(1, 10**5), 10**5, record=np.arange(10**5)),
+        "must be lowered: answers for 99999 settings x 100000 steps",
+    ),
     "multiplicity": (
         lambda: mcnqm.simulate(mcnqm.NoisyQuadratic([1.0, 0.5], multiplicity=[2**32 - 1, 8]), SGD, 4, 10),
         "problem must have at most 4294967296, got '4294967303 coordinates'",

@@ -198,7 +198,7 @@ def test_an_error_in_a_worker_is_not_lost(monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("broken kernel")
 
-    monkeypatch.setattr("mcnqm.engine.advance_shard", fail)
+    monkeypatch.setattr("mcnqm.engine.march.advance_shard", fail)
     with pytest.raises(RuntimeError, match="broken kernel"):
         call()
 
@@ -224,3 +224,16 @@ def test_progress_adds_up():
     call(optimizer=SGD(lr=np.full(70, 0.1)), trajectories=20, progress=meter, coordinates=[1, 2])
     assert meter.closed
     assert meter.done == pytest.approx(meter.total)
+
+
+def test_a_run_that_comes_back_has_diverged_all_the_same():
+    """A rate far beyond stability, then one that takes everything back to the minimum."""
+    problem = mcnqm.NoisyQuadratic(curvature=[1.0], noise=[0.01], initial_mean=[1.0])
+    blast = mcnqm.schedules.piecewise([1e3, 0.5], [10, 400])
+    runs = mcnqm.simulate(problem, mcnqm.SGD(lr=blast), 4, 400, trajectories=3, coordinates=[0])
+    assert runs.diverged.all()
+    assert np.isinf(runs.loss.isel(step=-1)).all()
+    assert np.isinf(runs.risk.isel(step=-1))
+    assert (np.abs(runs.theta.isel(step=-1)) < 1.0).all(), "it did come back"
+    calm = mcnqm.SGD(lr=mcnqm.schedules.piecewise([1.5, 0.5], [10, 400]))
+    assert not mcnqm.simulate(problem, calm, 4, 400, trajectories=3).diverged.any(), "control"

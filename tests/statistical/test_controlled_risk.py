@@ -19,7 +19,7 @@ import xarray as xr
 from scipy import stats
 
 import mcnqm
-from mcnqm import engine
+from mcnqm.engine import losses
 
 ALPHA = 1e-6
 """Probability that one test rejects true code under a new seed, at most, by the normal approximations used."""
@@ -125,7 +125,7 @@ def test_risk_by_control_variates_long(place):
 
 def distorted(monkeypatch, name, change):
     """Let `simulate` use something else in place of one of its parts."""
-    module = engine if name == "controlled" else sys.modules["mcnqm.simulation"]
+    module = losses if name == "controlled" else sys.modules["mcnqm.simulation"]
     original = getattr(module, name)
     monkeypatch.setattr(module, name, lambda *args, **options: change(original, *args, **options))
 

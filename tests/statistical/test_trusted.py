@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy import special
 
 import mcnqm
-from mcnqm import SGD, Adam, NoisyQuadratic, RMSProp, engine, statistics
+from mcnqm import SGD, Adam, NoisyQuadratic, RMSProp, statistics
+from mcnqm.engine import losses
 from mcnqm.flags import Flag
 from mcnqm.studies.contenders import CONTENDERS
 from mcnqm.studies.scaling import ScalingConfig, run
@@ -71,7 +72,7 @@ def test_four_trajectories_of_adam(monkeypatch):
             corrected[:, r] = x[:, r] - b * (y[:, r] - expected)
         return corrected
 
-    monkeypatch.setattr(engine, "controlled", three_pairs)
+    monkeypatch.setattr(losses, "controlled", three_pairs)
     assert worst_of_runs(40)[1] < 0.5
 
 
