@@ -1,6 +1,6 @@
 """Real optimizers on the noisy quadratic model: fast trajectories beside exact risk."""
 
-from mcnqm import analytic, averaging, claims, schedules
+from mcnqm import analytic, averaging, claims, extending, schedules
 from mcnqm._version import __version__
 from mcnqm.comparison import agreement
 from mcnqm.errors import ParameterError
@@ -18,7 +18,7 @@ from mcnqm.optimizers import (
     hyperparameters,
 )
 from mcnqm.problems import NoisyQuadratic
-from mcnqm.scheduling.exact import optimize_schedule, schedules_of
+from mcnqm.scheduling import optimize_schedule, scheduled_optimizer, schedules_of
 from mcnqm.simulation import noise, simulate
 from mcnqm.tuning.passages import steps_to_target
 from mcnqm.tuning.tuner import tune
@@ -40,9 +40,11 @@ __all__ = [
     "analytic",
     "averaging",
     "claims",
+    "extending",
     "hyperparameters",
     "noise",
     "optimize_schedule",
+    "scheduled_optimizer",
     "schedules",
     "schedules_of",
     "simulate",

@@ -299,7 +299,7 @@ def _undampened(optimizer: Any) -> tuple[Any, float]:
     return optimizer._replace(lr=optimizer.lr * keep, dampening=0.0), keep
 
 
-def _standardise(deviation: Array, covariance: Array, scale: Array) -> tuple[Array, NDArray[np.bool_], bool]:
+def _standardize(deviation: Array, covariance: Array, scale: Array) -> tuple[Array, NDArray[np.bool_], bool]:
     """Deviations (trajectory, coordinate, variable) as independent standard normals.
 
     Returns them, where they are random (coordinate, variable), and whether what should be certain is so.
@@ -332,7 +332,7 @@ def _marginal_z(exact: _Exact, s: int, k: int, state: Array) -> Array:
     mean, covariance = exact.mean[s, k], exact.covariance[s, k]
     deviation = state - mean
     scale = exact.scale[s, k]
-    normal, random, _ = _standardise(deviation, covariance, scale)
+    normal, random, _ = _standardize(deviation, covariance, scale)
     count = state.shape[0]
     for variable in range(state.shape[-1]):
         spread = covariance[:, variable, variable]
@@ -362,7 +362,7 @@ def _loss_z(
         return float("nan")
     a, q = weight * variance / unit, weight * mean**2 / unit  # so that powers do not underflow
     expected, spread = float((a + q).sum()), float((a * (2 * a + 4 * q)).sum()) / count
-    # What rounding may do to the coordinates that should be certain, each by as much as `_standardise` lets pass.
+    # What rounding may do to the coordinates that should be certain, each by as much as `_standardize` lets pass.
     slip = np.where(random, 0.0, _CERTAIN * scale)
     slack = float((weight * slip * (2 * np.abs(mean) + slip)).sum()) / unit
     if np.sqrt(spread) <= slack:
@@ -381,8 +381,8 @@ def _innovation_z(exact: _Exact, s: int, k: int, state: Array) -> Array:
     if k > 0:
         last = state[k - 1] - exact.mean[s, k - 1]
         innovation = innovation - np.einsum("iab,rib->ria", exact.transition[s, k], last)
-        before, known, _ = _standardise(last, exact.covariance[s, k - 1], exact.scale[s, k - 1])
-    normal, random, settled = _standardise(innovation, exact.noise[s, k], exact.scale[s, k])
+        before, known, _ = _standardize(last, exact.covariance[s, k - 1], exact.scale[s, k - 1])
+    normal, random, settled = _standardize(innovation, exact.noise[s, k], exact.scale[s, k])
     if not settled:
         result[:] = np.inf
         return result

@@ -16,7 +16,21 @@ from numpy.typing import NDArray
 
 from mcnqm.errors import ParameterError
 
-__all__ = ["Domain", "choice", "finite", "integer", "nonnegative", "positive", "real_array", "unit_interval"]
+__all__ = [
+    "MOST_STEPS",
+    "Domain",
+    "choice",
+    "finite",
+    "integer",
+    "nonnegative",
+    "positive",
+    "real_array",
+    "unit_interval",
+]
+
+MOST_STEPS = 2**53
+"""Beyond this many steps, floating-point numbers cannot count them one by one. Simulations end sooner, at
+`mcnqm.record.MAX_STEPS`."""
 
 
 @dataclass(frozen=True)

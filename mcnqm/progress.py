@@ -50,10 +50,14 @@ class NoMeter:
 
 
 class RichMeter:
-    """A bar with the time left, on standard error; where that is no terminal, a line once a minute."""
+    """A bar with the time left, on standard error.
+
+    Where that is no terminal, a line once a minute; in a notebook, one line that is written again and again.
+    """
 
     def __init__(self) -> None:
-        self._shown: Meter = _Bar() if sys.stderr is not None and sys.stderr.isatty() else _Lines()
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._shown: Meter = _Bar() if terminal else _Notebook() if "ipykernel" in sys.modules else _Lines()
 
     def start(self, total: float, label: str) -> None:
         """Show that work begins."""
@@ -108,7 +112,9 @@ class _Lines:
     def start(self, total: float, label: str) -> None:
         """Begin to count the time; a meter may be used again after its end."""
         self._done, self._over = 0.0, threading.Event()
-        threading.Thread(target=self._tell, args=(total, label, self._over), name="mcnqm-progress", daemon=True).start()
+        told = (total, label, self._over)
+        self._teller = threading.Thread(target=self._tell, args=told, name="mcnqm-progress", daemon=True)
+        self._teller.start()
 
     def advance(self, amount: float) -> None:
         """Report work done."""
@@ -122,7 +128,29 @@ class _Lines:
         begun = time.monotonic()
         while not over.wait(self.every):
             share = "" if math.isnan(total) or not total else f"{self._done / total:.0%} done "
-            print(f"{label}: {share}after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+            self._say(f"{label}: {share}after {time.monotonic() - begun:.0f} s")
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+class _Notebook(_Lines):
+    """One line below a notebook's cell, taken away at the end."""
+
+    every = 0.5
+    _width = 0
+
+    def close(self) -> None:
+        """Take the line away."""
+        super().close()
+        self._teller.join(1.0)  # a line that is being written is taken away too
+        if self._width:
+            self._say("")
+            self._width = 0
+
+    def _say(self, text: str) -> None:
+        print("\r" + text.ljust(self._width), end="" if text else "\r", flush=True)
+        self._width = max(self._width, len(text))
 
 
 def meter_of(progress: Any) -> Meter:

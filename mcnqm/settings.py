@@ -21,7 +21,16 @@ from mcnqm.memory import check_memory
 from mcnqm.optimizers import SGD, domain_of, numeric_fields
 from mcnqm.schedules import FOREVER, Curve, Schedule, stretches
 
-__all__ = ["NO_BATCH_SIZE", "RESULT_NAMES", "THEORY_NAMES", "Settings", "Timetable", "batch_size_domain", "settings_of"]
+__all__ = [
+    "NO_BATCH_SIZE",
+    "RESULT_NAMES",
+    "THEORY_NAMES",
+    "Settings",
+    "Timetable",
+    "batch_size_domain",
+    "check_distinct",
+    "settings_of",
+]
 
 RESULT_NAMES = (
     *("trajectory", "step", "coordinate", "estimate", "optimizer"),
@@ -249,13 +258,22 @@ def _labelled(name: str, value: Any) -> xr.DataArray:
                 # A result would carry the labels as if they were the values.
                 allowed = "have its values as labels on its own dimension"
                 raise ParameterError(name, f"labels {value[name].values}", allowed)
+            check_distinct(name, value.values)
         return xr.DataArray(value.astype(np.float64))
     array = np.asarray(value, dtype=np.float64)
     if array.ndim == 0:
         return xr.DataArray(array)
     if array.ndim != 1:
         raise ParameterError(name, f"shape {array.shape}", "be a scalar, a 1-D array or an xarray.DataArray")
+    check_distinct(name, array)
     return xr.DataArray(array, dims=name, coords={name: array})
+
+
+def check_distinct(name: str, values: NDArray[np.float64]) -> None:
+    """Refuse a value that a sweep has twice: its label would not tell which of the two is meant."""
+    found, counts = np.unique(values, return_counts=True)
+    for value in found[counts > 1]:
+        raise ParameterError(name, f"{value:g} twice", "have distinct values, which label a sweep")
 
 
 def _check_dims(arrays: Mapping[str, xr.DataArray], optimizer: Any) -> None:

@@ -22,10 +22,12 @@ from rich.table import Table
 from scipy import optimize
 
 import mcnqm
+from mcnqm.scheduling import optimize_schedule
 from mcnqm.scheduling.composed import Composed
 from mcnqm.scheduling.descent import descend
-from mcnqm.scheduling.exact import BASELINES, optimize_schedule, piece_lengths
-from mcnqm.scheduling.slow import SlowLimit
+from mcnqm.scheduling.pieces import piece_lengths
+from mcnqm.scheduling.search import BASELINES
+from mcnqm.scheduling.small_rate import SmallRateLimit
 
 
 def seconds(function, repeats=5):
@@ -164,7 +166,7 @@ def speed(console, problem, args):
 def compare(console, problem, args):
     for power in (0.0, 0.5, 1.0):
         information, bayes = bounds(problem, args.target)
-        slow = fewest(SlowLimit.of(problem, power).risk, args.target)
+        slow = fewest(SmallRateLimit.of(problem, power).risk, args.target)
         table = Table(title=f"steps to {args.target}, d = {args.dim}, precondition = {power}")
         for name in ("B", "optimised", *BASELINES, "information", "Bayes", "examples / Bayes", "seconds"):
             table.add_column(name, justify="right")
@@ -193,7 +195,7 @@ def optimum(console, problem, args):
         steps = int(
             optimize_schedule(problem, optimizer, batch, target=args.target, pieces=args.pieces, baselines=False).steps
         )
-        limit = SlowLimit.of(problem, power).risk(float(steps) * batch)
+        limit = SmallRateLimit.of(problem, power).risk(float(steps) * batch)
         table = Table(title=f"risk after T = {steps} steps, B = {batch}, p = {power}; closed form {limit:.8f}")
         for name in ("pieces", "geometric", "equal"):
             table.add_column(name, justify="right")

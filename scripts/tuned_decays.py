@@ -29,9 +29,10 @@ def tuned(problem: mcnqm.NoisyQuadratic, contender: Contender, batch_size: int, 
     lr = 5e-4 * np.sqrt(batch_size)  # near Adam's best; where a search begins does not matter, only how long it takes
     search = dict(contender.search)
     search["lr"] = (min(1e-3 * batch_size, 0.1), min(0.02 * batch_size, 3.0)) if exact else (0.3 * lr, 5.0 * lr)
+    drawn = {"seed": seed} if len(search) > 1 else {}  # one hyperparameter is searched without chance
     found = mcnqm.tune(
         problem if exact else problem.binned(100), optimizer, search,
-        batch_size=batch_size, target=target, seed=seed, method="analytic" if exact else "mean-field",
+        batch_size=batch_size, target=target, method="analytic" if exact else "mean-field", **drawn,
     )  # fmt: skip
     return optimizer._replace(**{name: float(found[name]) for name in search})
 

@@ -15,7 +15,7 @@ import xarray as xr
 
 from mcnqm import NoisyQuadratic, ParameterError
 from mcnqm.checkpoint import Checkpoint
-from mcnqm.studies import scaling
+from mcnqm.studies import chains
 from mcnqm.studies.contenders import CONTENDERS
 from mcnqm.studies.scaling import ScalingConfig, cells_of, run
 
@@ -195,7 +195,7 @@ def test_a_chain_that_never_began_hides_no_error(monkeypatch):
     def one_at_a_time(workers, thread_name_prefix):
         return ThreadPoolExecutor(1, thread_name_prefix)
 
-    monkeypatch.setattr(scaling, "ThreadPoolExecutor", one_at_a_time)
+    monkeypatch.setattr(chains, "ThreadPoolExecutor", one_at_a_time)
     several = {name: CONTENDERS[name] for name in ("sgd", "nesterov", "lion")}
     config = ScalingConfig(NoisyQuadratic.power_law(10), several, batch_sizes=(16, 64), target=0.1)
     with pytest.raises(OSError, match="no workers at all"):

@@ -217,8 +217,8 @@ def test_an_edited_update_is_not_served_from_the_cache():
     assert rule(2.0).fingerprint != rule(3.0).fingerprint
 
 
-def test_a_second_update_for_a_class_is_refused():
-    """Kernels compiled for the class would go on running the first."""
+def test_a_second_update_for_a_class_replaces_the_first(small_problem):
+    """As where a cell of a notebook is edited and run again; kernels compiled for the class hold the first update."""
 
     @mcnqm.hyperparameters(lr=positive)
     class Twice(NamedTuple):
@@ -228,12 +228,21 @@ def test_a_second_update_for_a_class_is_refused():
     def one(p, c, g, theta, s):
         return theta - p.lr * g, s
 
-    mcnqm.update_rule(Twice)(one)  # the same again is harmless
-    with pytest.raises(ParameterError, match="be defined anew"):
+    def risk(optimizer):
+        return mcnqm.simulate(small_problem, optimizer, 4, 20, trajectories=2).risk.values
 
-        @mcnqm.update_rule(Twice)
-        def two(p, c, g, theta, s):
-            return theta - 2 * p.lr * g, s
+    first = risk(Twice(lr=0.1))
+    np.testing.assert_allclose(first, risk(SGD(lr=0.1)), rtol=1e-12)
+    mcnqm.update_rule(Twice)(one)  # the same again is harmless
+    np.testing.assert_array_equal(first, risk(Twice(lr=0.1)))
+
+    @mcnqm.update_rule(Twice)
+    def two(p, c, g, theta, s):
+        return theta - 2 * p.lr * g, s
+
+    second = risk(Twice(lr=0.1))
+    np.testing.assert_allclose(second, risk(SGD(lr=0.2)), rtol=1e-12)
+    assert not np.allclose(first[1:], second[1:])
 
 
 @mcnqm.hyperparameters(lr=positive)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -44,3 +45,20 @@ def test_short_work_says_nothing(capsys):
     meter.advance(1.0)
     meter.close()
     assert capsys.readouterr().err == ""
+
+
+def test_in_a_notebook_one_line_is_written_again_and_again(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    monkeypatch.setattr(progress._Notebook, "every", 0.05)
+    meter = RichMeter()
+    meter.start(4.0, "tuning")
+    meter.advance(1.0)
+    time.sleep(0.4)
+    meter.close()
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out.count("\rtuning: 25% done after 0 s") >= 2
+    assert "\n" not in captured.out
+    assert captured.out.endswith("\r" + " " * len("tuning: 25% done after 0 s") + "\r")
+    meter.close()
+    assert capsys.readouterr().out == "", "closed"

@@ -33,7 +33,8 @@ CALLS = {
         mcnqm.steps_to_target,
         {
             **_where, "problem": PROBLEM, "optimizer": SGD, "batch_size": 4, "target": 0.5, "method": "simulate",
-            "trajectories": 2, "replicates": 2, "seed": 0, "max_steps": 100, "patience": None, "control_variate": True,
+            "trajectories": 2, "replicates": 2, "seed": 0, "max_steps": 100, "overtaken_factor": None,
+            "control_variate": None,
             "average": None, "dtype": "float64",
         },
     ),
@@ -41,8 +42,8 @@ CALLS = {
         mcnqm.tune,
         {
             "problem": PROBLEM, "optimizer": SGD, "search": {"lr": (0.01, 1)}, "batch_size": 4, "target": 0.5,
-            "method": "analytic", "trajectories": 2, "replicates": 2, "seed": 0, "max_steps": 100, "dtype": "float64",
-            "executor": None, "threads": None,
+            "method": "analytic", "reference_trajectories": None, "replicates": None, "seed": None, "max_steps": 100,
+            "dtype": None, "executor": None, "threads": None, "progress": False,
         },
     ),
     "agreement": (
@@ -50,7 +51,7 @@ CALLS = {
     ),
     "noise": (mcnqm.noise, {"seed": 0, "trajectory": 0, "coordinate": 0, "steps": 3, "purpose": "gradient"}),
     "optimize_schedule": (mcnqm.optimize_schedule, {**_run, "steps": 20, "pieces": 3}),
-    "schedules_of": (mcnqm.schedules_of, {"result": None}),
+    "scheduled_optimizer": (mcnqm.scheduled_optimizer, {"result": None}),
     "NoisyQuadratic": (
         mcnqm.NoisyQuadratic,
         {"curvature": [1.0, 0.5], "noise": [1.0, 1.0], "initial_mean": 0.0, "initial_std": 1.0, "multiplicity": 1},

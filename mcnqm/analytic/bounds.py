@@ -10,9 +10,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import check_answer, dataset
-from mcnqm.analytic.linear.maps import MAX_STEPS, linear_map, linear_settings, maps_of
+from mcnqm.analytic.linear.maps import linear_map, linear_settings, maps_of
 from mcnqm.analytic.transient import curves
-from mcnqm.domains import Domain, nonnegative, positive
+from mcnqm.domains import MOST_STEPS, Domain, nonnegative, positive
 from mcnqm.errors import ParameterError
 from mcnqm.problems import NoisyQuadratic, check_problem
 from mcnqm.record import recorded_steps
@@ -64,7 +64,7 @@ def theorem1(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
     (array([1.5018, 0.9809, 0.121 ]), array([1.4645, 0.954 , 0.1188]))
     """
     check_problem(problem)
-    at = recorded_steps(steps, record, limit=MAX_STEPS)
+    at = recorded_steps(steps, record, limit=MOST_STEPS)
     settings = linear_settings(optimizer, batch_size)
     check_answer(settings, records=at.size)
     if optimizer.nesterov:

@@ -8,7 +8,8 @@ import numpy as np
 import xarray as xr
 
 from mcnqm.analytic._labels import LOSS, check_answer, dataset
-from mcnqm.analytic.linear.maps import MAX_STEPS, linear_map, linear_settings, maps_of
+from mcnqm.analytic.linear.maps import linear_map, linear_settings, maps_of
+from mcnqm.domains import MOST_STEPS
 from mcnqm.errors import ParameterError
 from mcnqm.problems import NoisyQuadratic, check_problem
 from mcnqm.record import recorded_steps
@@ -63,7 +64,7 @@ def sde_risk(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
     (array([1.46448, 0.02969]), array([1.46448, 0.02964]))
     """
     check_problem(problem)
-    at = recorded_steps(steps, record, limit=MAX_STEPS)
+    at = recorded_steps(steps, record, limit=MOST_STEPS)
     settings = linear_settings(optimizer, batch_size)
     check_answer(settings, records=at.size)
     for beta in settings.values["momentum"][settings.values["momentum"] > 0]:

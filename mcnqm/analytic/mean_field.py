@@ -34,7 +34,8 @@ from mcnqm.analytic._labels import LOSS, check_answer, dataset, selection
 from mcnqm.analytic.linear.pace import Pace
 from mcnqm.analytic.twins.quadrature import size_of_normal
 from mcnqm.analytic.twins.recursion import VARIABLES, advance
-from mcnqm.domains import integer, positive
+from mcnqm.arguments import renamed
+from mcnqm.domains import MOST_STEPS, integer, positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import Adam, RMSProp
 from mcnqm.problems import NoisyQuadratic, check_problem
@@ -48,7 +49,8 @@ Array = NDArray[np.float64]
 OPTIMIZERS = (Adam, RMSProp)
 """Classes that have a mean-field theory."""
 
-MAX_STEPS = 2**53
+_LONGEST = 2**40
+"""Where to give up by default: a chunk of steps more costs as much however many there were."""
 
 _TABLE = 2**21
 """Most numbers in a table of hyperparameters by chunk."""
@@ -116,7 +118,7 @@ def risk(
     True
     """
     check_problem(problem)
-    at = recorded_steps(steps, record, limit=MAX_STEPS)
+    at = recorded_steps(steps, record, limit=MOST_STEPS)
     settings = settings_of(optimizer, batch_size, schedules=True)
     check_answer(settings, records=at.size)
     flat = _Field(problem, optimizer, settings, order, nodes).run(at)
@@ -166,7 +168,7 @@ def moments(
     [1.001, 1.001, 1.001]
     """
     check_problem(problem)
-    at = recorded_steps(steps, record, limit=MAX_STEPS)
+    at = recorded_steps(steps, record, limit=MOST_STEPS)
     settings = settings_of(optimizer, batch_size, schedules=True)
     field = _Field(problem, optimizer, settings, order, nodes)
     chosen = selection(problem, coordinates)
@@ -196,10 +198,11 @@ def steps_to_target(
     batch_size: Any,
     target: Any,
     *,
-    max_steps: int = 2**40,
-    patience: float | None = None,
+    max_steps: int | None = None,
+    overtaken_factor: float | None = None,
     order: int = 2,
     nodes: int = 8,
+    patience: float | None = None,
 ) -> xr.Dataset:
     r"""First step at which the mean-field risk is at or below `target`.
 
@@ -209,10 +212,12 @@ def steps_to_target(
         As for `risk`.
     target : Number
         Risk to reach, > 0; an array makes a dimension ``target``.
-    max_steps : int
-        Where to give up.
+    max_steps : int, optional
+        Where to give up. By default as far as this theory goes in reasonable time, 2**40.
+    overtaken_factor : float, optional
+        Once some setting has reached the target after t steps, the others stop at so many times t.
     patience : float, optional
-        Once some setting has hit after t steps, the others stop at ``patience * t``.
+        Deprecated name of `overtaken_factor`.
 
     Returns
     -------
@@ -234,12 +239,15 @@ def steps_to_target(
     array([14400.,  8800.])
     """
     check_problem(problem)
-    last = integer("max_steps", max_steps, 1, MAX_STEPS)
+    last = _LONGEST if max_steps is None else integer("max_steps", max_steps, 1, MOST_STEPS)
+    overtaken_factor = renamed("patience", patience, "overtaken_factor", overtaken_factor)
     positive.check("target", getattr(target, "values", target))
-    if patience is not None and not (isinstance(patience, (int, float)) and patience >= 1):
-        raise ParameterError("patience", patience, "be >= 1")
+    if overtaken_factor is not None and not (isinstance(overtaken_factor, (int, float)) and overtaken_factor >= 1):
+        raise ParameterError("overtaken_factor", overtaken_factor, "be >= 1")
     settings = settings_of(optimizer, batch_size, schedules=True, target=target)
-    flat = _Field(problem, optimizer, settings, order, nodes).passages(settings.values["target"], last, patience)
+    flat = _Field(problem, optimizer, settings, order, nodes).passages(
+        settings.values["target"], last, overtaken_factor
+    )
     whole = np.maximum(np.ceil(flat - 1e-9), 0.0)
     data = {
         name: xr.DataArray(settings.unflatten(values), dims=settings.dims, attrs={"units": "steps"})

@@ -12,11 +12,11 @@ from mcnqm.analytic._jit import njit
 from mcnqm.analytic._labels import dataset
 from mcnqm.analytic.linear.doubledouble import dd_add
 from mcnqm.analytic.linear.ladder import Rung, State, StepMap, Weights, advance, first_rung, square, start, sums
-from mcnqm.analytic.linear.maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
+from mcnqm.analytic.linear.maps import LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic.linear.roots import ALTERNATING, DECAYING, ROTATING, SINGLE, modes
 from mcnqm.analytic.linear.scheduled import courses_of, unshared
 from mcnqm.analytic.linear.scheduled_passage import first_passages
-from mcnqm.domains import integer, positive
+from mcnqm.domains import MOST_STEPS, integer, positive
 from mcnqm.problems import NoisyQuadratic, check_problem
 
 __all__ = ["steps_to_target"]
@@ -95,8 +95,8 @@ def steps_to_target(
     courses = courses_of(settings, optimizer.nesterov)
     if max_steps is None:
         settled = max(course.settles() for _, course in courses) < np.inf
-        max_steps = MAX_STEPS if settled else _UNSETTLED
-    last = integer("max_steps", max_steps, 0, MAX_STEPS)
+        max_steps = MOST_STEPS if settled else _UNSETTLED
+    last = integer("max_steps", max_steps, 0, MOST_STEPS)
     flat = np.empty(settings.size)
     for members, course in courses:
         if settings.schedules or (course.buffer and (course.averaged or course.dampened)):

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import LOSS, check_answer, dataset, moment_attrs, selection
 from mcnqm.analytic.linear.ladder import origin, walk, walk_sums
-from mcnqm.analytic.linear.maps import MAX_STEPS, LinearMap, linear_map, linear_settings, maps_of
+from mcnqm.analytic.linear.maps import LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic.linear.scheduled import S00, S01, S11, SAA, V0, V1, VA, Walk, courses_of, unshared
+from mcnqm.domains import MOST_STEPS
 from mcnqm.problems import NoisyQuadratic, check_problem
 from mcnqm.record import recorded_steps
 
@@ -103,7 +104,7 @@ def risk(
     array([0.0112])
     """
     check_problem(problem)
-    at = recorded_steps(steps, record, limit=MAX_STEPS)
+    at = recorded_steps(steps, record, limit=MOST_STEPS)
     settings = linear_settings(optimizer, batch_size, average, schedules=True)
     check_answer(settings, records=at.size)
     flat = np.empty((settings.size, at.size))
@@ -169,7 +170,7 @@ def moments(
     array([0., 2., 2.])
     """
     check_problem(problem)
-    at = recorded_steps(steps, record, limit=MAX_STEPS)
+    at = recorded_steps(steps, record, limit=MOST_STEPS)
     settings = linear_settings(optimizer, batch_size, average, schedules=True)
     entry = np.repeat(np.arange(problem.size), problem.multiplicity)
     wanted = selection(problem, coordinates)

@@ -10,7 +10,8 @@ from mcnqm.claims.curves import Curves, curve
 from mcnqm.claims.intervals import exact, quotient
 from mcnqm.optimizers import SGD
 from mcnqm.problems import NoisyQuadratic
-from mcnqm.scheduling.exact import optimize_schedule, schedules_of
+from mcnqm.scheduling.labels import scheduled_optimizer
+from mcnqm.scheduling.public import optimize_schedule
 from mcnqm.simulation import simulate
 
 __all__ = ["CLAIMS"]
@@ -225,7 +226,7 @@ def _information_bound(ask: Ask) -> Found:
         bound = float(analytic.information_bound(problem, n)["risk"])
         effects[f"least risk after {n / 100:g} d examples over d/(2N)"] = exact(risk / bound)
         if n == 100:
-            ran = SGD(lr=0.5) if ask.control else schedules_of(best)
+            ran = SGD(lr=0.5) if ask.control else scheduled_optimizer(best)
             runs = simulate(problem, ran, 1, n, trajectories=2**13, record=[n], **ask.lab.running)
             effects["the same simulated, after d examples"] = quotient(
                 float(runs["risk"][0]), bound, ask.level, float(runs["risk_stderr"][0] / runs["risk"][0])

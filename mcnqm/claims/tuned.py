@@ -12,7 +12,7 @@ from mcnqm.claims.curves import Curve, curve
 from mcnqm.claims.lab import Lab
 from mcnqm.optimizers import SGD, Adam
 from mcnqm.problems import NoisyQuadratic
-from mcnqm.scheduling.exact import optimize_schedule
+from mcnqm.scheduling.public import optimize_schedule
 from mcnqm.studies.tuned_momentum import tune_curve
 from mcnqm.tuning.tuner import tune
 

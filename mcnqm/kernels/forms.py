@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcnqm.kernels.updates import rule_of
+from mcnqm.kernels.updates import newest, rule_of
 
 __all__ = ["has_twin", "iterate_row", "kernel_form", "kernel_forms"]
 
@@ -46,7 +46,7 @@ def kernel_form(optimizer: Any, values: Values) -> tuple[type, NDArray[np.float6
     switches = {name: np.full(size, float(getattr(optimizer, name))) for name in optimizer._switches}
     columns = {**values, **switches}
     names: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]
-    return kind, np.stack([columns[name] for name in names])
+    return newest(kind), np.stack([columns[name] for name in names])
 
 
 def iterate_row(optimizer: Any) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from numba.extending import overload
 from mcnqm.domains import real_array
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.jit import scalar
+from mcnqm.kernels.trial import try_update
 
 __all__ = [
     "Rule",
@@ -27,6 +29,7 @@ __all__ = [
     "judged",
     "judged_row",
     "local",
+    "newest",
     "rule_of",
     "steps_at_once",
     "tick",
@@ -119,6 +122,9 @@ class Rule:
 
 _RULES: dict[type, Rule] = {}
 
+_NEWEST: dict[type, type] = {}
+"""Of classes that got another update: the class that stands for each of them in kernels."""
+
 
 def update_rule(
     optimizer: type,
@@ -177,8 +183,14 @@ def update_rule(
     Raises
     ------
     ParameterError
-        If `optimizer` was not made with `mcnqm.hyperparameters`, `iterate` is no variable, or the class has a different
-        update already: kernels compiled for a class are kept, so define the class again too.
+        If `optimizer` was not made with `mcnqm.hyperparameters`, `iterate` is no variable, or one trial step in plain
+        Python shows that a function uses a field, an entry of the state or a coefficient that there is not, or returns
+        a state of another length.
+
+    Notes
+    -----
+    A class that has an update may be given another, as happens when a cell of a notebook is edited and run again: runs
+    from then on use the new one.
 
     Examples
     --------
@@ -225,9 +237,11 @@ def update_rule(
             twin=None if twin is None else _compiled(twin),
             fingerprint=hashlib.sha256(repr((shape, *map(_source, parts))).encode()).hexdigest()[:16],
         )
+        try_update(optimizer, tuple(state), function, start, clock, ticks, local)
         if optimizer in _RULES and _RULES[optimizer].fingerprint != rule.fingerprint:
-            allowed = "be defined anew before it gets another update: kernels compiled for the class are kept"
-            raise ParameterError("optimizer", optimizer.__name__, allowed)
+            # Kernels compiled for the class keep its first update: from now on they are compiled for a class like it.
+            like: type = namedtuple(optimizer.__name__, optimizer._fields, module=optimizer.__module__)  # type: ignore[misc]
+            _RULES[like], _NEWEST[optimizer] = rule, like
         _RULES[optimizer] = rule
         return function
 
@@ -244,6 +258,11 @@ def _row(iterate: str, first: str, state: tuple[str, ...]) -> int:
 def _compiled(twin: Twin) -> Twin:
     parts = {name: getattr(twin, name) for name in ("update", "rates", "start", "begin")}
     return replace(twin, **{name: scalar(part) for name, part in parts.items() if part is not None})
+
+
+def newest(hyper_type: type) -> type:
+    """The class by which kernels know a class: itself, unless its update was replaced."""
+    return _NEWEST.get(hyper_type, hyper_type)
 
 
 def rule_of(hyper_type: type) -> Rule:

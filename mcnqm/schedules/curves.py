@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 
 from mcnqm.errors import ParameterError
 
-__all__ = ["FOREVER", "MAX_STEPS", "SHAPES", "Curve", "Function", "Joined", "Later", "Scaled", "Segments", "stretches"]
+__all__ = ["FOREVER", "SHAPES", "Curve", "Function", "Joined", "Later", "Scaled", "Segments", "stretches"]
 
 Array = NDArray[np.float64]
 Steps = NDArray[np.int64]
 
 SHAPES = ("constant", "linear", "exponential", "cosine")
-MAX_STEPS = 2**53
-"""Longest piece."""
 
 FOREVER = 2**62
 """A step beyond any run."""

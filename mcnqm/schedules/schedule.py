@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from mcnqm.domains import Domain, finite, integer, nonnegative, positive
+from mcnqm.domains import MOST_STEPS, Domain, finite, integer, nonnegative, positive
 from mcnqm.errors import ParameterError
-from mcnqm.schedules.curves import FOREVER, MAX_STEPS, Array, Curve, Joined, Later, Scaled, Segments
+from mcnqm.schedules.curves import FOREVER, Array, Curve, Joined, Later, Scaled, Segments
 
 __all__ = ["Schedule"]
 
@@ -99,7 +99,7 @@ class Schedule:
         >>> sampled([0.3, 0.2, 0.1]).later(1)([0, 1])
         array([0.2, 0.1])
         """
-        begin = integer("start", start, 0, MAX_STEPS)
+        begin = integer("start", start, 0, MOST_STEPS)
         return Schedule(self.scale, tuple(Later(curve, begin) for curve in self.curves), self.which)
 
     def check(self, name: str, domain: Domain) -> Schedule:

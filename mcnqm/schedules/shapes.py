@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from mcnqm.domains import Domain, choice, finite, integer, nonnegative, positive, real_array
+from mcnqm.domains import MOST_STEPS, Domain, choice, finite, integer, nonnegative, positive, real_array
 from mcnqm.errors import ParameterError
-from mcnqm.schedules.curves import MAX_STEPS, SHAPES, Function, Joined, Scaled, Segments, Steps
+from mcnqm.schedules.curves import SHAPES, Function, Joined, Scaled, Segments, Steps
 from mcnqm.schedules.schedule import Schedule
 
 __all__ = [
@@ -44,7 +44,7 @@ def _fraction(name: str, value: Any, domain: Domain) -> float:
 
 
 def _steps(name: str, value: Any, low: int = 1) -> int:
-    return integer(name, value, low, MAX_STEPS)
+    return integer(name, value, low, MOST_STEPS)
 
 
 def _one_piece(value: Any, steps: int, final: float, shape: str) -> Schedule:

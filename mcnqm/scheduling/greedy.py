@@ -1,4 +1,4 @@
-r"""The greedy schedule: at every step the rate that minimises the risk after that step, within a largest rate.
+r"""The greedy schedule: at every step the rate that minimizes the risk after that step, within a largest rate.
 
 .. math:: \alpha_t = \min\Big(\alpha_{max}, \frac{\sum w \kappa P}{\sum w \kappa^2 (P + c / (B h^2))}\Big), \qquad P' =
     (1-\alpha\kappa)^2 P + (\alpha\kappa)^2 \frac{c}{B h^2}
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcnqm.analytic._jit import njit
-from mcnqm.scheduling.composed import _WIDTH, Composed
+from mcnqm.scheduling.composed import Composed
+from mcnqm.scheduling.composed_maps import WIDTH
 
 __all__ = ["GreedyWalk"]
 
@@ -77,7 +78,7 @@ class GreedyWalk:
 @njit
 def _look(scale: Array, noise: Array, weight: Array, P: Array) -> tuple[float, float, float]:
     """Risk, and numerator and denominator of the greedy rate."""
-    w = _WIDTH
+    w = WIDTH
     risk, above, below = np.zeros(w), np.zeros(w), np.zeros(w)
     for block in range(scale.size // w):
         for j in range(w):

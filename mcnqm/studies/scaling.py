@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,18 @@ from mcnqm import analytic
 from mcnqm._version import __version__
 from mcnqm.checkpoint import Checkpoint
 from mcnqm.domains import Domain, integer, positive
-from mcnqm.engine import CancellableExecutor, ExecutorClosed, Pool
+from mcnqm.engine import Pool
 from mcnqm.errors import ParameterError
 from mcnqm.fits import log_slope, small_batch_regime, tradeoff
 from mcnqm.flags import flag_attrs
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
 from mcnqm.statistics import BOUNDS
+from mcnqm.studies.chains import KINDS, Chains, cell, safe_name, theory_at
 from mcnqm.studies.contenders import CONTENDERS, Contender
-from mcnqm.tuning.routes import Route, SimulatedRoute, exact_route, theory_of
-from mcnqm.tuning.search import Search, Tuned
-from mcnqm.tuning.tuner import WarmStart, checked, guide_of, search_of, tune_one, tune_together
+from mcnqm.tuning.routes import exact_route
+from mcnqm.tuning.search import Tuned
+from mcnqm.tuning.tuner import checked
 
 __all__ = ["ScalingConfig", "cells_of", "examples_of_bounds", "run"]
 
@@ -44,9 +45,6 @@ _sizes = Domain("be whole numbers >= 1", lambda x: (x >= 1) & (x == np.floor(x))
 
 _REVISION = 4
 """Raised whenever the same configuration comes to give other numbers, lest a checkpoint mix them."""
-
-_AROUND = 0.21
-"""A search at the next batch size starts within a factor exp(±0.21) of the extrapolated best."""
 
 
 def _default() -> dict[str, Contender]:
@@ -67,7 +65,7 @@ class ScalingConfig:
     target : float
         Risk to reach.
     trajectories, replicates : int
-        See `mcnqm.steps_to_target`.
+        `reference_trajectories` and `replicates` of `mcnqm.tune`.
     seed : int
     max_steps : int
         Where to give up.
@@ -93,7 +91,7 @@ class ScalingConfig:
         integer("max_steps", self.max_steps, 1)
         if not self.contenders:
             raise ParameterError("contenders", self.contenders, "not be empty")
-        if len(set(map(_safe, self.contenders))) < len(self.contenders):
+        if len(set(map(safe_name, self.contenders))) < len(self.contenders):
             allowed = "have names that differ in their letters, digits, '-', '_' or '.': files are named by them"
             raise ParameterError("contenders", list(self.contenders), allowed)
 
@@ -116,31 +114,9 @@ class ScalingConfig:
         }
 
 
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-
-
-class _Notebook:
-    """Finished cells, kept in a checkpoint if there is one."""
-
-    def __init__(self, checkpoint: Checkpoint | None) -> None:
-        self._checkpoint = checkpoint
-
-    def find(self, name: str) -> Tuned | None:
-        """A cell that is finished."""
-        kept = None if self._checkpoint is None else self._checkpoint.find(_safe(name))
-        return None if kept is None else Tuned(**kept)
-
-    def keep(self, name: str, result: Tuned) -> None:
-        """A cell that now is."""
-        if self._checkpoint is not None:
-            self._checkpoint.keep(_safe(name), asdict(result))
-
-
 def cells_of(config: ScalingConfig) -> list[str]:
     """Names of all cells that a study may leave in its checkpoint."""
-    kinds = ("simulated", "theory")
-    return [_safe(f"{label}-{b}-{kind}") for label in config.contenders for b in config.batch_sizes for kind in kinds]
+    return [cell(label, b, kind) for label in config.contenders for b in config.batch_sizes for kind in KINDS]
 
 
 def run(
@@ -203,153 +179,16 @@ def run(
     if isinstance(checkpoint, (str, Path)):
         with Checkpoint(checkpoint, config.to_dict()) as opened:
             return run(config, checkpoint=opened, executor=executor, threads=threads, meter=meter)
-    notebook = _Notebook(checkpoint)
-    sizes = config.batch_sizes
-    weight = {b: 1.0 / b + 1.0 / 256 for b in sizes}
-    meter.start(len(config.contenders) * sum(weight.values()), "scaling")
-    simulated: dict[str, dict[int, Tuned]] = {label: {} for label in config.contenders}
-    theory: dict[str, dict[int, Tuned | None]] = {label: {} for label in config.contenders}
-    options = {name: getattr(config, name) for name in ("trajectories", "replicates", "seed", "max_steps")}
-
-    guides = {label: {b: Future[WarmStart | None]() for b in sizes} for label in config.contenders}
-
-    def predict(label: str) -> None:
-        """The theory of one optimizer, from the largest batch size on: each tells the next."""
-        contender, known, b = config.contenders[label], theory[label], sizes[-1]
-        route_at = _theory_of(contender)
-        try:
-            for b in reversed(sizes):
-                gate.check()
-                known[b] = best = None
-                if route_at is not None:
-                    route, name = route_at(config.problem, b, config.target), f"{label}-{b}-theory"
-                    best = notebook.find(name)
-                    if best is None:
-                        best = tune_one(route, contender.at(b), seed=config.seed, **_start(contender, b, sizes, known))
-                        notebook.keep(name, best)
-                    known[b] = best
-                guide = None
-                if best is not None and notebook.find(f"{label}-{b}-simulated") is None:
-                    guide = guide_of(route, contender.at(b), next(iter(contender.search)), best)
-                guides[label][b].set_result(guide)
-        except BaseException as error:
-            guides[label][b].set_exception(error)
-
-    def simulate(family: Sequence[str]) -> None:
-        """Optimizers of one kind at all batch sizes, those of which a theory tells enough together on the same noise.
-
-        The others go from the largest batch size to the smallest: it is the cheapest, and each tells the next.
-        """
-        together: dict[tuple[str, int], tuple[SimulatedRoute, Search]] = {}
-
-        def keep(label: str, b: int, result: Tuned, *, fresh: bool = True) -> None:
-            if fresh:
-                notebook.keep(f"{label}-{b}-simulated", result)
-            simulated[label][b] = result
-            meter.advance(weight[b])
-
-        def finish() -> None:
-            shortest_first = dict(sorted(together.items(), key=lambda item: -item[0][1]))
-            for (label, b), result in tune_together(shortest_first, Pool(gate)):
-                keep(label, b, result)
-            together.clear()
-
-        for label in family:
-            contender = config.contenders[label]
-            for b in reversed(sizes):
-                guide = _wait_for(guides[label][b], gate)
-                route = SimulatedRoute(config.problem, b, config.target, options, Pool(gate))
-                search = partial(search_of, route, contender.at(b), seed=config.seed)
-                if (known := notebook.find(f"{label}-{b}-simulated")) is not None:
-                    keep(label, b, known, fresh=False)
-                elif guide is not None:
-                    together[label, b] = route, search(contender.search, guide=guide)
-                else:
-                    finish()  # it starts from the answers at larger batch sizes
-                    together[label, b] = route, search(**_start(contender, b, sizes, simulated[label]))
-                    finish()
-        finish()
-
-    # Kinds of optimizers side by side, on the same workers: what one does between two stretches of its runs, the others
-    # fill. Theories run on one core each and know nothing of the simulation: they go ahead in threads of their own.
-    families = _families(config.contenders)
-    ahead = ThreadPoolExecutor(min(pool.workers, len(guides)), thread_name_prefix="mcnqm-theory")
-    chains = ThreadPoolExecutor(len(families), thread_name_prefix="mcnqm-chain")
-    with pool.shared() as gate:
-        try:
-            for label in guides:
-                ahead.submit(predict, label)
-            running = [chains.submit(simulate, family) for family in families]
-            wait(running, return_when=FIRST_EXCEPTION)
-        finally:
-            gate.close()
-            ahead.shutdown(wait=False, cancel_futures=True)
-            chains.shutdown(cancel_futures=True)
-            meter.close()
-        # A chain that was cancelled before it began has no exception to be asked for, and nothing to say.
-        errors = [error for done in running if not done.cancelled() and (error := done.exception())]
-        if errors:  # the first closes the gate for the others
-            raise next(
-                (error for error in errors if not isinstance(error, (ExecutorClosed, CancelledError))), errors[0]
-            )
-    return _labelled(config, simulated, theory)
+    try:
+        chains = Chains(config, checkpoint, meter)
+        meter.start(chains.work, "scaling")
+        chains.run(pool)
+    finally:
+        meter.close()
+    return _labeled(config, chains.simulated, chains.theory)
 
 
-def _wait_for(future: Future[WarmStart | None], gate: CancellableExecutor) -> WarmStart | None:
-    """The result, unless the gate is closed meanwhile: theory itself cannot be interrupted."""
-    while True:
-        try:
-            return future.result(timeout=0.1)
-        except TimeoutError:
-            gate.check()
-
-
-def _families(contenders: Mapping[str, Contender]) -> list[list[str]]:
-    """Labels of contenders, by whether their optimizers may share a kernel."""
-    families: dict[Any, list[str]] = {}
-    for label, contender in contenders.items():
-        optimizer = contender.optimizer
-        families.setdefault((type(optimizer), getattr(optimizer, "nesterov", False)), []).append(label)
-    return list(families.values())
-
-
-def _theory_of(contender: Contender) -> Callable[[NoisyQuadratic, float, float], Route] | None:
-    """The theory for a contender whose rate alone is tuned."""
-    return theory_of(contender.optimizer) if len(contender.search) == 1 else None
-
-
-def _start(
-    contender: Contender, batch_size: int, sizes: tuple[int, ...], found: Mapping[int, Tuned | None]
-) -> dict[str, Any]:
-    """Bounds of the search at a batch size, and about how many steps it will find, from answers at larger ones."""
-    search, expected = dict(contender.search), math.inf
-    larger = [b for b in sizes if b > batch_size][:2]
-    near = [t for b in larger if (t := found.get(b)) is not None]
-    if near and len(near) == len(larger) and math.isfinite(near[0].steps):
-        for hyper, bounds in contender.search.items():
-            guess = _extrapolated([t.values[hyper] for t in near], (batch_size, *larger), hyper)
-            search[hyper] = _near(guess, hyper, bounds)
-        expected = near[0].steps * larger[0] / batch_size  # at most, by perfect scaling
-    return {"search": search, "expected": expected}
-
-
-def _extrapolated(values: list[float], sizes: tuple[int, ...], name: str) -> float:
-    """The best at the next smaller batch size, from those at the next two: a line in log-log for a rate."""
-    if name != "lr" or len(values) < 2 or not all(map(math.isfinite, values)):
-        return values[0]
-    wanted, near, far = (math.log(b) for b in sizes)
-    slope = (math.log(values[0]) - math.log(values[1])) / (near - far)
-    return values[0] * math.exp(min(max(slope, 0.0), 1.0) * (wanted - near))
-
-
-def _near(guess: float, name: str, original: tuple[float, float]) -> tuple[float, float]:
-    if name == "lr":
-        return guess * math.exp(-_AROUND), guess * math.exp(_AROUND)
-    low, high = 1 - (1 - guess) * 4, 1 - (1 - guess) / 4
-    return max(low, 0.0), min(high, 1 - 1e-9)
-
-
-def _labelled(
+def _labeled(
     config: ScalingConfig,
     simulated: Mapping[str, Mapping[int, Tuned]],
     theory: Mapping[str, Mapping[int, Tuned | None]],
@@ -444,7 +283,7 @@ def _labelled(
 
 
 def _theory_name(contender: Contender) -> str:
-    kind = _theory_of(contender)
+    kind = theory_at(contender)
     return "none" if kind is None else "exact" if kind is exact_route else "mean field"
 
 

@@ -25,7 +25,7 @@ from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
-from mcnqm.scheduling.exact import optimize_schedule
+from mcnqm.scheduling import optimize_schedule
 from mcnqm.studies.scaling import examples_of_bounds
 from mcnqm.tuning.tuner import tune
 
@@ -173,15 +173,15 @@ def run(
 def _cell(
     config: ScheduleConfig, optimizer: Any, batch_size: int, executor: Executor | None, threads: int | None
 ) -> xr.Dataset:
+    linear = isinstance(optimizer, SGD)
+    simulation: dict[str, Any] = {} if linear else {"seed": config.seed, "executor": executor, "threads": threads}
     found = optimize_schedule(
         config.problem,
         optimizer,
         batch_size,
         target=config.target,
         pieces=config.pieces,
-        seed=config.seed,
-        executor=executor,
-        threads=threads,
+        **simulation,
     )
     needed = {str(name): float(found["baseline_steps"].sel(baseline=name)) for name in found["baseline"].values}
     rate, decay = np.nan, np.nan

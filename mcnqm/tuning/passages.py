@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from mcnqm import analytic
 from mcnqm._version import __version__
+from mcnqm.arguments import default, refuse_unused, renamed, value_of
 from mcnqm.averaging import checked_average
 from mcnqm.domains import choice, integer, positive
 from mcnqm.engine import Job, Pool, has_twin, twin_cells
@@ -27,7 +29,10 @@ from mcnqm.tuning.checks import check_bound, check_sample, check_theory, has_the
 from mcnqm.tuning.race import REASONS, Race, at_least, run_races, summarise
 from mcnqm.tuning.smoothing import Swing
 
-__all__ = ["race_of", "steps_to_target", "whole_steps"]
+__all__ = ["LONGEST_BY_DEFAULT", "race_of", "steps_to_target", "whole_steps"]
+
+LONGEST_BY_DEFAULT = 2**22
+"""Where a simulation gives up by default: what has not settled by then seldom reaches its target."""
 
 
 def steps_to_target(
@@ -37,17 +42,18 @@ def steps_to_target(
     target: Number = 0.01,
     *,
     method: str = "simulate",
-    trajectories: int = 4,
-    replicates: int = 16,
-    seed: int = 0,
-    max_steps: int = 2**22,
-    patience: float | None = None,
-    control_variate: bool = True,
+    trajectories: int = default(4),
+    replicates: int = default(16),
+    seed: int = default(0),
+    max_steps: int | None = None,
+    overtaken_factor: float | None = None,
+    control_variate: bool | None = None,
     average: Any = None,
-    dtype: str = "float64",
+    dtype: str = default("float64"),
     executor: Executor | None = None,
     threads: int | None = None,
     progress: Any = False,
+    patience: float | None = None,
 ) -> xr.Dataset:
     r"""First step at which the risk is at or below a target.
 
@@ -63,20 +69,25 @@ def steps_to_target(
         Risk to reach, > 0. An array makes a dimension ``target``.
     method : {"simulate", "analytic", "mean-field"}
         ``"analytic"`` is exact, and for linear optimizers only: see `mcnqm.analytic.steps_to_target`;
-        ``"mean-field"`` is a theory of Adam and RMSProp: see `mcnqm.analytic.mean_field`.
+        ``"mean-field"`` is a theory of Adam and RMSProp: see `mcnqm.analytic.mean_field`. What only a simulation uses
+        is refused with these two: `trajectories`, `replicates`, `seed`, `control_variate`, `dtype`, `executor` and
+        `threads`.
     trajectories : int
         Trajectories of each replicate. The mean loss over all of them stands for the risk.
     replicates : int
         Groups of trajectories, at least 2, left out in turn for the standard error.
     seed : int
         0 to 2**64 - 1.
-    max_steps : int
-        Where to give up.
-    patience : float, optional
-        Once some setting has hit after t steps, the others stop at ``patience * t``.
-    control_variate : bool
-        Estimate the risk of an adaptive optimizer with the help of its mean-field twin (see `mcnqm.simulate`). Not
-        with an average.
+    max_steps : int, optional
+        Where to give up. By default as far as the method goes: 2**22 steps by simulation, and as far as
+        `mcnqm.analytic.steps_to_target` and `mcnqm.analytic.mean_field.steps_to_target` go.
+    overtaken_factor : float, optional
+        Once some setting has reached the target after t steps, the others stop at so many times t. Not by
+        ``"analytic"``.
+    control_variate : bool, optional
+        Whether to estimate the risk of an adaptive optimizer with the help of its mean-field twin (see
+        `mcnqm.simulate`). By default wherever that is possible: not for optimizers without a twin, with an average, or
+        in float32; there True is refused.
     average : Number, optional
         Weight of the past in an average of the iterates, or a schedule of it, as for `mcnqm.simulate`: the target is
         the average's. Not by ``"mean-field"``.
@@ -84,6 +95,8 @@ def steps_to_target(
         As for `mcnqm.simulate`, by simulation; the second has neither control variates nor averages.
     executor, threads, progress
         As for `mcnqm.simulate`.
+    patience : float, optional
+        Deprecated name of `overtaken_factor`.
 
     Returns
     -------
@@ -94,8 +107,8 @@ def steps_to_target(
         - ``steps_interval`` (…, bound: low, high): 95 % interval, see the notes; its end is inf where the risk cannot
           be told from one that does not reach the target. NaN where the target was not reached;
         - ``steps_jackknife`` (…, estimate: of all trajectories, then without each replicate in turn);
-        - ``reason`` (…): "reached", "diverged", "steady state above target", "step limit" or "overtaken" (by
-          `patience`);
+        - ``reason`` (…): "reached", "diverged", "steady state above target", "step limit" or "overtaken" (see
+          `overtaken_factor`);
         - ``flags`` (…): bits of `mcnqm.flags.Flag`, named in ``flag_meanings``: few effective replicates; another
           answer by theory (more than 10 % from the exact one, or a step and what Student's t exceeds once in 10⁵; more
           than 25 % from the mean field's); fewer examples than the Bayes bound; a passage that part of the sample does
@@ -141,21 +154,36 @@ def steps_to_target(
     True
     """
     choice("method", method, ("simulate", "analytic", "mean-field"))
-    choice("dtype", dtype, ("float64", "float32"))
-    if method == "analytic":
-        return analytic.steps_to_target(problem, optimizer, batch_size, target, max_steps=max_steps, average=average)
-    if method == "mean-field":
-        if average is not None:
-            raise ParameterError("average", average, "be None in the mean field")
-        return analytic.mean_field.steps_to_target(
-            problem, optimizer, batch_size, target, max_steps=max_steps, patience=patience
-        )
-    race, settings = race_of(
-        problem, optimizer, batch_size, target, trajectories=trajectories, replicates=replicates, seed=seed,
-        max_steps=max_steps, patience=patience, control_variate=control_variate, average=average, dtype=dtype,
-        certain=True,
-    )  # fmt: skip
+    overtaken_factor = renamed("patience", patience, "overtaken_factor", overtaken_factor)
     meter = meter_of(progress)
+    if method != "simulate":
+        ask: Callable[..., xr.Dataset]
+        options: dict[str, Any]
+        refuse_unused(
+            f"be left out with method={method!r}, which simulates nothing",
+            trajectories=trajectories, replicates=replicates, seed=seed, control_variate=control_variate, dtype=dtype,
+            executor=executor, threads=threads,
+        )  # fmt: skip
+        if method == "analytic":
+            refuse_unused("be left out with method='analytic': no setting waits", overtaken_factor=overtaken_factor)
+            ask, options = analytic.steps_to_target, {"average": average}
+        else:
+            refuse_unused("be None in the mean field", average=average)
+            ask, options = analytic.mean_field.steps_to_target, {"overtaken_factor": overtaken_factor}
+        meter.start(1.0, "steps to target")
+        try:
+            answer = ask(problem, optimizer, batch_size, target, max_steps=max_steps, **options)
+        finally:
+            meter.close()
+        return answer.assign_attrs(method=method)
+    replicates, trajectories, dtype = value_of(replicates), value_of(trajectories), value_of(dtype)
+    choice("dtype", dtype, ("float64", "float32"))
+    most = LONGEST_BY_DEFAULT if max_steps is None else max_steps
+    race, settings = race_of(
+        problem, optimizer, batch_size, target, trajectories=trajectories, replicates=replicates,
+        seed=value_of(seed), max_steps=most, patience=overtaken_factor, control_variate=control_variate,
+        average=average, dtype=dtype, certain=True,
+    )  # fmt: skip
     meter.start(float("nan"), "steps to target")
     try:
         ((_, result),) = run_races([race], Pool(executor, threads), meter)
@@ -177,7 +205,7 @@ def steps_to_target(
         theory = theoretical_steps(problem, optimizer, batch_size, target).transpose(*settings.dims).values.reshape(-1)
         # Who was given up, or would have been, says nothing.
         late = np.isin(result.reason, (REASONS.index("overtaken"), REASONS.index("step limit")))
-        late |= np.isfinite(theory) & (theory > max_steps)
+        late |= np.isfinite(theory) & (theory > most)
         theory = np.where(late, np.nan, theory)
         flags |= check_theory(steps, stderr, int(replicates) - 1, theory, exact=isinstance(optimizer, SGD))
     dims = settings.dims
@@ -200,6 +228,7 @@ def steps_to_target(
             "method": "simulate",
             "trajectories": int(trajectories),
             "replicates": int(replicates),
+            "seed": str(value_of(seed)),  # as text: netCDF 3 has no integers of 64 bits
             "dtype": dtype,
             "mcnqm_version": __version__,
         },
@@ -217,7 +246,7 @@ def race_of(
     seed: int,
     max_steps: int,
     patience: float | None = None,
-    control_variate: bool = True,
+    control_variate: bool | None = None,
     average: Any = None,
     dtype: str = "float64",
     certain: bool = False,
@@ -236,7 +265,7 @@ def race_of(
     count = integer("replicates", replicates, 2, 2**10)
     limit = integer("max_steps", max_steps, 1, MAX_STEPS)
     if patience is not None and not (isinstance(patience, (int, float)) and patience >= 1):
-        raise ParameterError("patience", patience, "be >= 1")
+        raise ParameterError("overtaken_factor", patience, "be >= 1")
     key = integer("seed", seed, 0, 2**64 - 1)
     values = dict(settings.values)
     targets = values.pop("target")
@@ -244,9 +273,8 @@ def race_of(
     single = dtype == "float32"
     if single and average is not None:
         raise ParameterError("average", average, "be None with dtype='float32'")
-    if not isinstance(control_variate, (bool, np.bool_)):
-        raise ParameterError("control_variate", control_variate, "be True or False")
-    twins = control_variate and average is None and has_twin(optimizer) and not single
+    excluded = "an average" if average is not None else "dtype='float32'" if single else None
+    twins = _use_twins(control_variate, optimizer, excluded)
     cells = twin_cells(each * count) if twins else 0
     known = isinstance(optimizer, SGD) and not settings.schedules and average is None
     settle_from = max((table.settles for table in settings.schedules.values()), default=0.0)
@@ -272,6 +300,19 @@ def race_of(
         certain=certain,
     )
     return race, settings
+
+
+def _use_twins(wanted: bool | None, optimizer: Any, excluded: str | None) -> bool:
+    """Whether to run twins; `excluded` names what they do not go with."""
+    possible = has_twin(optimizer) and excluded is None
+    if wanted is None:
+        return possible
+    if not isinstance(wanted, (bool, np.bool_)):
+        raise ParameterError("control_variate", wanted, "be True, False or None")
+    if wanted and not possible:
+        allowed = "be False: this optimizer has no twin" if excluded is None else f"be False with {excluded}"
+        raise ParameterError("control_variate", wanted, allowed)
+    return bool(wanted)
 
 
 def whole_steps(crossing: Any) -> Any:

@@ -154,12 +154,13 @@ class _Exact:
     problem: NoisyQuadratic
     batch_size: float
     target: float
+    max_steps: int | None = None
     exact: bool = True
     sampled: bool = False
 
     def find(self, query: Query) -> Found:
         swept = _zipped(query.optimizer, query.candidates)
-        found = analytic.steps_to_target(self.problem, swept, self.batch_size, self.target)
+        found = analytic.steps_to_target(self.problem, swept, self.batch_size, self.target, max_steps=self.max_steps)
         return _certain(found["steps"].values.reshape(-1, 1))
 
 
@@ -168,6 +169,7 @@ class _MeanField:
     problem: NoisyQuadratic
     batch_size: float
     target: float
+    max_steps: int | None = None
     exact: bool = False
     sampled: bool = False
 
@@ -178,7 +180,9 @@ class _MeanField:
         for steps, nodes in _NODES:
             if fewest < steps:
                 continue
-            found = analytic.mean_field.steps_to_target(*everything, patience=_PATIENCE, nodes=nodes)["crossing"].values
+            found = analytic.mean_field.steps_to_target(
+                *everything, max_steps=self.max_steps, overtaken_factor=_PATIENCE, nodes=nodes
+            )["crossing"].values
             if (fewest := float(found.min())) >= steps:
                 break
         return _certain(found.reshape(-1, 1))
@@ -241,14 +245,14 @@ class SimulatedRoute:
         return Found(result.steps, result.interval, result.effective)
 
 
-def exact_route(problem: NoisyQuadratic, batch_size: float, target: float) -> Route:
-    """The closed form."""
-    return _Exact(problem, batch_size, target)
+def exact_route(problem: NoisyQuadratic, batch_size: float, target: float, max_steps: int | None = None) -> Route:
+    """The closed form, as far as `max_steps`."""
+    return _Exact(problem, batch_size, target, max_steps)
 
 
-def mean_field_route(problem: NoisyQuadratic, batch_size: float, target: float) -> Route:
-    """The mean-field theory of adaptive optimizers."""
-    return _MeanField(problem, batch_size, target)
+def mean_field_route(problem: NoisyQuadratic, batch_size: float, target: float, max_steps: int | None = None) -> Route:
+    """The mean-field theory of adaptive optimizers, as far as `max_steps`."""
+    return _MeanField(problem, batch_size, target, max_steps)
 
 
 def theory_of(optimizer: Any, tuned: Iterable[str] = ()) -> Callable[[NoisyQuadratic, float, float], Route] | None:

@@ -12,18 +12,20 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm._version import __version__
+from mcnqm.arguments import default, refuse_unused, renamed, value_of
 from mcnqm.domains import choice, integer, positive, unit_interval
 from mcnqm.engine import Pool, may_join
 from mcnqm.errors import ParameterError
 from mcnqm.flags import Flag, flag_attrs
 from mcnqm.optimizers import Number, domain_of, numeric_fields
 from mcnqm.problems import NoisyQuadratic
-from mcnqm.progress import NoMeter
+from mcnqm.progress import Meter, NoMeter, meter_of
 from mcnqm.schedules import Schedule
 from mcnqm.settings import batch_size_domain, settings_of
 from mcnqm.statistics import BOUNDS
 from mcnqm.tuning.checks import check_theory
 from mcnqm.tuning.line import search_line
+from mcnqm.tuning.passages import LONGEST_BY_DEFAULT
 from mcnqm.tuning.race import Race, run_races
 from mcnqm.tuning.routes import NUMBERS, Found, Query, Route, SimulatedRoute, exact_route, mean_field_route, theory_of
 from mcnqm.tuning.search import Search, Tuned, from_line, to_line
@@ -169,13 +171,15 @@ def tune(
     batch_size: Number,
     target: float = 0.01,
     method: str = "simulate",
-    trajectories: int = 1,
-    replicates: int = 16,
-    seed: int = 0,
-    max_steps: int = 2**22,
-    dtype: str = "float64",
+    reference_trajectories: int = default(1),
+    replicates: int = default(16),
+    seed: int = default(0),
+    max_steps: int | None = None,
+    dtype: str = default("float64"),
     executor: Executor | None = None,
     threads: int | None = None,
+    progress: Any = False,
+    trajectories: int | None = None,
 ) -> xr.Dataset:
     """Hyperparameters that reach a target in the fewest steps.
 
@@ -193,14 +197,19 @@ def tune(
         Risk to reach, > 0.
     method : {"simulate", "analytic", "mean-field"}
         The route: the last two are theory, exact for linear optimizers and `mcnqm.analytic.mean_field` for adaptive
-        ones.
-    trajectories, replicates : int
+        ones. What only a simulation uses is refused with these: `reference_trajectories`, `replicates`, `dtype`,
+        `executor` and `threads`, and `seed` unless several hyperparameters are tuned, whose search draws at random.
+    reference_trajectories, replicates : int
         Their product is the number of trajectories in a run of 40 000 steps of 1000 coordinates. By simulation longer
         runs get fewer (8 at least), shorter ones and those of fewer coordinates more: up to 4 times, below 300 steps
         or up to 250 coordinates 16 times as many. Adam gets an eighth where its twin helps. Each of `replicates`
         groups (or of as many as there are trajectories) is left out in turn for the errors.
     seed, max_steps, dtype, executor, threads
         As for `mcnqm.steps_to_target`.
+    progress : bool or Meter
+        A bar over the batch sizes.
+    trajectories : int, optional
+        Deprecated name of `reference_trajectories`.
 
     Returns
     -------
@@ -262,16 +271,24 @@ def tune(
     bounds = {name: _bounds(optimizer, name, ends) for name, ends in search.items()}
     if (shape := positive.check("target", target).shape) != ():
         raise ParameterError("target", f"shape {shape}", "be a scalar: each target has a best of its own")
-    integer("seed", seed, 0, 2**64 - 1)
     choice("method", method, ("simulate", "analytic", "mean-field"))
-    options = {
-        "trajectories": integer("trajectories", trajectories, 1),
-        "replicates": integer("replicates", replicates, 2),
-        "seed": seed,
-        "max_steps": integer("max_steps", max_steps, 1),
-        "dtype": choice("dtype", dtype, ("float64", "float32")),
+    reference_trajectories = renamed("trajectories", trajectories, "reference_trajectories", reference_trajectories)
+    if method != "simulate":
+        allowed = f"be left out with method={method!r}, which simulates nothing"
+        refuse_unused(
+            allowed, reference_trajectories=reference_trajectories, replicates=replicates, dtype=dtype,
+            executor=executor, threads=threads,
+        )  # fmt: skip
+        if len(bounds) == 1:
+            refuse_unused(allowed, seed=seed)
+    options: dict[str, Any] = {
+        "trajectories": integer("reference_trajectories", value_of(reference_trajectories), 1),
+        "replicates": integer("replicates", value_of(replicates), 2),
+        "seed": integer("seed", value_of(seed), 0, 2**64 - 1),
+        "max_steps": LONGEST_BY_DEFAULT if max_steps is None else integer("max_steps", max_steps, 1),
+        "dtype": choice("dtype", value_of(dtype), ("float64", "float32")),
     }
-    pool = Pool(executor, threads)
+    pool, meter = Pool(executor, threads), meter_of(progress)
     if isinstance(batch_size, Schedule):
         raise ParameterError("batch_size", batch_size, "be the same at every step here")
     batch_size_domain.check("batch_size", getattr(batch_size, "values", batch_size))
@@ -285,24 +302,15 @@ def tune(
         along = ["batch_size"] if plain.ndim else []
         batch = xr.DataArray(plain, dims=along, coords=dict.fromkeys(along, plain))
     sizes = batch.values.reshape(-1).tolist()
-    if method == "simulate":
-        searches, known, theory = {}, {}, theory_of(optimizer, bounds)
-        for k, b in enumerate(sizes):
-            route, guide = SimulatedRoute(problem, b, target, options, pool), None
-            if len(bounds) == 1 and theory is not None:
-                predicted = theory(problem, b, target)
-                known[k] = tune_one(predicted, optimizer, bounds)
-                guide = guide_of(predicted, optimizer, next(iter(bounds)), known[k])
-            searches[k] = route, search_of(route, optimizer, bounds, seed=seed, guide=guide)
-        found = dict(tune_together(searches, pool))
-        exact, limit = theory is exact_route, float(max_steps)
-        results = [checked(found[k], known.get(k), exact=exact, max_steps=limit) for k in range(len(sizes))]
-    else:
-        exactly = exact_route if method == "analytic" else mean_field_route
-        results = [
-            checked(tune_one(exactly(problem, b, target), optimizer, bounds, seed=seed), None, exact=True)
-            for b in sizes
-        ]
+    meter.start(float(len(sizes)), "tuning")
+    try:
+        results = (
+            _simulated(problem, optimizer, bounds, sizes, target, options, pool, meter)
+            if method == "simulate"
+            else _by_theory(problem, optimizer, bounds, sizes, target, method, options["seed"], max_steps, meter)
+        )
+    finally:
+        meter.close()
 
     def labeled(values: list[Any], attrs: Mapping[str, Any]) -> xr.DataArray:
         return batch.copy(data=np.array(values).reshape(batch.shape)).assign_attrs(attrs)
@@ -324,8 +332,55 @@ def tune(
     data["flags"] = labeled([np.int32(r.flags) for r in results], flag_attrs())
     attrs = {"method": method, "target": target, "optimizer": repr(optimizer), "mcnqm_version": __version__}
     if method == "simulate":
-        attrs["dtype"] = dtype
+        attrs.update(dtype=options["dtype"], seed=str(options["seed"]))
     return xr.Dataset(data, attrs=attrs)
+
+
+def _simulated(
+    problem: NoisyQuadratic,
+    optimizer: Any,
+    bounds: Mapping[str, tuple[float, float]],
+    sizes: list[float],
+    target: float,
+    options: Mapping[str, Any],
+    pool: Pool,
+    meter: Meter,
+) -> list[Tuned]:
+    """The best at each batch size by simulation: all searches side by side, each from where its theory points."""
+    searches, known, theory = {}, {}, theory_of(optimizer, bounds)
+    for k, b in enumerate(sizes):
+        route, guide = SimulatedRoute(problem, b, target, options, pool), None
+        if len(bounds) == 1 and theory is not None:
+            predicted = theory(problem, b, target)
+            known[k] = tune_one(predicted, optimizer, bounds)
+            guide = guide_of(predicted, optimizer, next(iter(bounds)), known[k])
+        searches[k] = route, search_of(route, optimizer, bounds, seed=options["seed"], guide=guide)
+    found = {}
+    for k, best in tune_together(searches, pool):
+        found[k] = best
+        meter.advance(1.0)
+    exact, limit = theory is exact_route, float(options["max_steps"])
+    return [checked(found[k], known.get(k), exact=exact, max_steps=limit) for k in range(len(sizes))]
+
+
+def _by_theory(
+    problem: NoisyQuadratic,
+    optimizer: Any,
+    bounds: Mapping[str, tuple[float, float]],
+    sizes: list[float],
+    target: float,
+    method: str,
+    seed: int,
+    max_steps: int | None,
+    meter: Meter,
+) -> list[Tuned]:
+    """The best at each batch size by one of the theories."""
+    route_at, results = exact_route if method == "analytic" else mean_field_route, []
+    for b in sizes:
+        best = tune_one(route_at(problem, b, target, max_steps), optimizer, bounds, seed=seed)
+        results.append(checked(best, None, exact=True))
+        meter.advance(1.0)
+    return results
 
 
 def _bounds(optimizer: Any, name: str, bounds: Any) -> tuple[float, float]:

@@ -14,13 +14,14 @@ import xarray as xr
 from scipy import special
 
 from calibration.scores import ROUNDING, Estimate
+from mcnqm.arguments import value_of
 
 __all__ = ["default_of", "flags_of", "freedom_of", "read", "read_fit"]
 
 
 def default_of(function: Callable[..., Any], parameter: str) -> Any:
     """Default of a parameter: what users get who do not say."""
-    return inspect.signature(function).parameters[parameter].default
+    return value_of(inspect.signature(function).parameters[parameter].default)
 
 
 def freedom_of(dataset: xr.Dataset, name: str, otherwise: float) -> float:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import mcnqm
 from mcnqm import SGD, NoisyQuadratic, ParameterError, analytic, averaging, optimize_schedule, schedules
-from mcnqm.scheduling.exact import _Rule
-from mcnqm.scheduling.slow import SlowLimit
+from mcnqm.scheduling.rule import Rule
+from mcnqm.scheduling.small_rate import SmallRateLimit
 
 PROBLEM = NoisyQuadratic([1.0, 0.3, 0.01], [0.5, 1.0, 2.0], initial_mean=[1.0, 0.0, -1.0], initial_std=0.5)
 DECAYED = SGD(0.3, weight_decay=0.2)
@@ -145,7 +145,7 @@ def test_the_best_schedule_has_the_risk_that_it_says(optimizer: SGD, tune: bool)
     problem = NoisyQuadratic.power_law(dim=20)
     best = optimize_schedule(problem, optimizer, 16, target=0.06, pieces=12, tune_momentum=tune)
     steps = int(best.steps)
-    under = mcnqm.schedules_of(best)
+    under = mcnqm.scheduled_optimizer(best)
     assert (under.weight_decay, under.dampening) == (optimizer.weight_decay, optimizer.dampening)
     exact = analytic.risk(problem, under, 16, steps, record=[steps]).risk.item()
     assert best.risk.item() == pytest.approx(exact, rel=1e-9)
@@ -162,7 +162,7 @@ def test_the_best_schedule_has_the_risk_that_it_says(optimizer: SGD, tune: bool)
 @pytest.mark.parametrize("optimizer", [DAMPENED, SGD(0.1, 0.5, True, 0.5, 0.2), DECAYED])
 def test_rates_are_sought_up_to_the_edge_of_stability(optimizer: SGD) -> None:
     top = analytic.largest_stable_lr(PROBLEM, optimizer).largest_stable_lr.item()
-    largest = _Rule.of(PROBLEM, optimizer, False).largest(np.array([optimizer.momentum]))[0].item()
+    largest = Rule.of(PROBLEM, optimizer, False).largest(np.array([optimizer.momentum]))[0].item()
     assert largest == pytest.approx(top, rel=1e-3)
     assert largest <= top
 
@@ -170,8 +170,8 @@ def test_rates_are_sought_up_to_the_edge_of_stability(optimizer: SGD) -> None:
 def test_the_limit_of_small_rates_with_decay() -> None:
     """On one coordinate it is that of the curvature h + λ, where the loss weighs h of it."""
     h, decay = 0.3, 0.2
-    limit = SlowLimit.of(NoisyQuadratic([h], [2.0]), 0.0, decay)
-    other = SlowLimit.of(NoisyQuadratic([h + decay], [2.0]))
+    limit = SmallRateLimit.of(NoisyQuadratic([h], [2.0]), 0.0, decay)
+    other = SmallRateLimit.of(NoisyQuadratic([h + decay], [2.0]))
     for examples in (10.0, 1e3, 1e6):
         assert limit.risk(examples) == pytest.approx(h / (h + decay) * other.risk(examples), rel=1e-12)
         lengths = np.full(4, 25)

@@ -345,16 +345,16 @@ def test_a_plateau_is_not_the_end():
     assert mean_field.steps_to_target(problem, Adam(lr=0.01), 1, 0.05).steps < 1e7
 
 
-def test_patience():
+def test_overtaken_settings_are_given_up():
     """Who is not there by then is given up, and who hits first is none the worse."""
     optimizer = Adam(lr=[1e-4, 1e-2])
     whole = mean_field.steps_to_target(PROBLEM, optimizer, 16, 0.3)
     assert np.isfinite(whole.steps).all()
     assert whole.steps[0] > 20 * whole.steps[1]
-    hasty = mean_field.steps_to_target(PROBLEM, optimizer, 16, 0.3, patience=2.0)
+    hasty = mean_field.steps_to_target(PROBLEM, optimizer, 16, 0.3, overtaken_factor=2.0)
     assert np.isinf(hasty.steps[0])
     assert hasty.steps[1] == whole.steps[1]
-    patient = mean_field.steps_to_target(PROBLEM, optimizer, 16, 0.3, patience=1000.0)
+    patient = mean_field.steps_to_target(PROBLEM, optimizer, 16, 0.3, overtaken_factor=1000.0)
     assert patient.steps.identical(whole.steps)
 
 
@@ -426,9 +426,9 @@ def test_bad_input(call, changes, name):
         ({"target": [0.1, -1.0]}, "target"),
         ({"max_steps": 0}, "max_steps"),
         ({"max_steps": 2**53 + 1}, "max_steps"),
-        ({"patience": 0.5}, "patience"),
-        ({"patience": "long"}, "patience"),
-        ({"patience": np.nan}, "patience"),
+        ({"overtaken_factor": 0.5}, "overtaken_factor"),
+        ({"overtaken_factor": "long"}, "overtaken_factor"),
+        ({"overtaken_factor": np.nan}, "overtaken_factor"),
     ],
 )
 def test_bad_input_of_steps_to_target(changes, name):

@@ -107,7 +107,7 @@ def test_schedules():
 
 
 @pytest.mark.slow
-def test_an_optimizer_of_ones_own_may_have_literals():
+def test_an_scheduled_optimizer_ones_own_may_have_literals():
     """They make its arithmetic float64, which costs time and no more; the state is float32 all the same."""
 
     @mcnqm.hyperparameters(lr=positive, momentum=unit_interval)

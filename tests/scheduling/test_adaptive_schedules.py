@@ -6,17 +6,11 @@ import numpy as np
 import pytest
 
 from mcnqm import Adam, Lion, NoisyQuadratic, ParameterError, RMSProp, optimize_schedule, schedules, simulate
-from mcnqm.scheduling.adaptive import (
-    FAMILIES,
-    TwinObjective,
-    equal_pieces,
-    optimise_constant,
-    optimise_family,
-    optimise_pieces,
-    refine,
-    search_adaptive,
-    shortest,
-)
+from mcnqm.scheduling.adaptive import search_adaptive
+from mcnqm.scheduling.horizon import shortest
+from mcnqm.scheduling.pieces import equal_pieces
+from mcnqm.scheduling.refinement import refine
+from mcnqm.scheduling.twin import FAMILIES, TwinObjective, optimize_constant, optimize_family, optimize_pieces
 
 PROBLEM = NoisyQuadratic.power_law(30)
 
@@ -80,7 +74,7 @@ def test_an_unreachable_target_is_inf_and_not_for_ever():
         ({"spacing": "geometric"}, "spacing"),
         ({"tune_momentum": True}, "tune_momentum"),
         ({"lengths": [5, 5]}, "lengths"),
-        ({"trajectories": 0}, "trajectories"),
+        ({"reference_trajectories": 0}, "reference_trajectories"),
         ({"seed": -1}, "seed"),
         ({"optimizer": Lion(lr=1.0)}, "optimizer"),
         ({"optimizer": Adam(lr=[0.1, 0.2])}, "lr"),
@@ -122,15 +116,15 @@ def test_pieces_beat_constants_and_families(optimizer, batch_size):
     """Of the twin, exactly; with one piece they are the best constant."""
     objective = TwinObjective(PROBLEM, optimizer, batch_size)
     steps = 400
-    log_rate, constant = optimise_constant(objective, steps, 1e-2)
-    one, risk = optimise_pieces(objective, equal_pieces(steps, 1), np.array([log_rate + 0.3]))
+    log_rate, constant = optimize_constant(objective, steps, 1e-2)
+    one, risk = optimize_pieces(objective, equal_pieces(steps, 1), np.array([log_rate + 0.3]))
     assert risk == pytest.approx(constant, rel=1e-5)
     assert one[0] == pytest.approx(log_rate, abs=0.01)
     lengths = equal_pieces(steps, 50)
-    _, best = optimise_pieces(objective, lengths, np.full(lengths.size, log_rate))
+    _, best = optimize_pieces(objective, lengths, np.full(lengths.size, log_rate))
     assert best < 0.9 * constant
     for name in FAMILIES:
-        schedule, family = optimise_family(objective, name, steps, log_rate)
+        schedule, family = optimize_family(objective, name, steps, log_rate)
         assert family == pytest.approx(objective.at(schedule(np.arange(steps))), rel=1e-12)
         assert best < family < constant
 
@@ -149,14 +143,13 @@ def test_a_horizon_is_reached_in_simulation():
     """Risk at most the target within four standard errors and a tenth of a percent; at three quarters of it, not."""
     target, batch_size = 0.05, 4.0
     found = search_adaptive(PROBLEM, Adam(lr=1.0), batch_size, target=target, pieces=10, refined=False)
-    steps = found.solution.steps
-    assert found.confirmed.risk < 1.001 * target + 4 * found.confirmed.stderr
+    steps, stderr = int(found.lengths.sum()), found.values["risk_stderr"]
+    assert found.values["risk"] < 1.001 * target + 4 * stderr
     assert found.baseline_steps["constant"] > 1.3 * steps
     assert all(needed >= 0.99 * steps for needed in found.baseline_steps.values())
     short = search_adaptive(PROBLEM, Adam(lr=1.0), batch_size, steps=3 * steps // 4, pieces=10, refined=False)
-    assert short.confirmed.risk > 1.05 * target
-    again = simulate(
-        PROBLEM, Adam(lr=found.solution.schedule), batch_size, steps, trajectories=64, seed=99, record=[steps]
-    )
-    z = (float(again.risk[0]) - found.confirmed.risk) / np.hypot(float(again.risk_stderr[0]), found.confirmed.stderr)
+    assert short.values["risk"] > 1.05 * target
+    schedule = schedules.piecewise(found.pieces["lr"], found.lengths)
+    again = simulate(PROBLEM, Adam(lr=schedule), batch_size, steps, trajectories=64, seed=99, record=[steps])
+    z = (float(again.risk[0]) - found.values["risk"]) / np.hypot(float(again.risk_stderr[0]), stderr)
     assert abs(z) < 4.5  # false alarms: 7e-6

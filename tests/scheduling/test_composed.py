@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from selection import mostly_slow
 
 import mcnqm
-from mcnqm.scheduling import composed
+from mcnqm.scheduling import composed as composed_module
+from mcnqm.scheduling import composed_maps as maps
 from mcnqm.scheduling.composed import Composed
 
 EPS = 1e-8
@@ -265,12 +266,12 @@ def test_a_wrong_derivative_is_caught(wrong: str, monkeypatch: pytest.MonkeyPatc
     if wrong == "value":
         found = replace(case, lr=case.lr * (1 + 1e-7)).gradient()
     else:  # Λ' = A Λ Aᵀ in place of Aᵀ Λ A
-        right = composed._sandwich.py_func
-        monkeypatch.setattr(composed, "_sandwich", right)
-        for name in ("_mixed", "_double", "_double_u", "_double_beta", "_append", "_append_u", "_append_beta"):
-            monkeypatch.setattr(composed, name, getattr(composed, name).py_func)
-        monkeypatch.setattr(composed, "_one_step", composed._one_step.py_func)
-        monkeypatch.setattr(composed, "_matrix", composed._matrix.py_func)
+        right = maps._sandwich.py_func
+        monkeypatch.setattr(maps, "_sandwich", right)
+        for name in ("_mixed", "_double", "_double_slope", "_append", "_append_slope"):
+            monkeypatch.setattr(maps, name, getattr(maps, name).py_func)
+        monkeypatch.setattr(maps, "_one_step", maps._one_step.py_func)
+        monkeypatch.setattr(composed_module, "with_momentum", maps.with_momentum.py_func)
         assert_gradient(case, case.gradient())  # uncompiled it is right
         on_the_way_back = {"pieces": 0}
 
@@ -278,7 +279,7 @@ def test_a_wrong_derivative_is_caught(wrong: str, monkeypatch: pytest.MonkeyPatc
             on_the_way_back["pieces"] += 1
             return right(a00, a10, a01, a11, n00, n01, n11) if n11 == 0.0 else right(a00, a01, a10, a11, n00, n01, n11)
 
-        monkeypatch.setattr(composed, "_sandwich", sandwich)
+        monkeypatch.setattr(maps, "_sandwich", sandwich)
         found = case.gradient()
     with pytest.raises(AssertionError):
         assert_gradient(case, found)

@@ -8,22 +8,14 @@ import xarray as xr
 
 import mcnqm
 from mcnqm import SGD, NoisyQuadratic, ParameterError, analytic
+from mcnqm.scheduling import optimize_schedule, scheduled_optimizer
 from mcnqm.scheduling.composed import Composed
-from mcnqm.scheduling.exact import (
-    BASELINES,
-    _Cosine,
-    _Exponential,
-    _Free,
-    _Layout,
-    _objective,
-    _Rule,
-    _Search,
-    optimize_schedule,
-    piece_lengths,
-    schedules_of,
-)
+from mcnqm.scheduling.families import Cosine, Exponential, Free, log_risk_and_gradient
 from mcnqm.scheduling.greedy import GreedyWalk
-from mcnqm.scheduling.slow import SlowLimit
+from mcnqm.scheduling.pieces import Layout, piece_lengths
+from mcnqm.scheduling.rule import Rule
+from mcnqm.scheduling.search import BASELINES, LinearSearch
+from mcnqm.scheduling.small_rate import SmallRateLimit
 
 TARGET = 0.01
 BATCHES = 4 ** np.arange(9)
@@ -89,8 +81,8 @@ def test_smooth_families_are_the_best_of_theirs_step_by_step(
     """256 pieces stand for the single steps of a long exponential or cosine."""
     optimizer = SGD(lr=0.1)
     composed = Composed.of(problem, batch_size)
-    search = _Search(
-        composed, composed, _Rule.of(problem, optimizer, False), _Layout(50, "geometric", None), None, batch_size, 0.1
+    search = LinearSearch(
+        composed, composed, Rule.of(problem, optimizer, False), Layout(50, "geometric", None), None, batch_size, 0.1
     )
     for name, make in (("exponential", mcnqm.schedules.exponential), ("cosine", mcnqm.schedules.cosine)):
         found, p = search.smooth(name, steps)
@@ -116,7 +108,7 @@ def test_not_below_what_is_possible(problem: NoisyQuadratic, sweep: xr.Dataset) 
 
 def test_at_small_rates_it_is_the_closed_form(problem: NoisyQuadratic, sweep: xr.Dataset) -> None:
     """Which is a minimum over all schedules: nothing was left on the table."""
-    limit = SlowLimit.of(problem)
+    limit = SmallRateLimit.of(problem)
     for batch_size, tolerance in ((1, 0.005), (4, 0.007)):
         fewest = limit.examples(TARGET) / batch_size
         assert float(sweep["steps"].sel(batch_size=batch_size)) == pytest.approx(fewest, rel=tolerance)
@@ -162,7 +154,7 @@ def test_any_number_of_pieces(problem: NoisyQuadratic, pieces: int, batch_size: 
     assert int(best["length"].sum()) == steps
     assert best["start"].values.tolist() == [0, *np.cumsum(best["length"].values)[:-1]]
     assert float(best["risk"]) <= float(best["baseline_risk"].sel(baseline="constant")) * (1 + 1e-12)
-    exact = step_by_step(problem, schedules_of(best), batch_size, steps)
+    exact = step_by_step(problem, scheduled_optimizer(best), batch_size, steps)
     assert float(best["risk"]) == pytest.approx(exact, rel=1e-11)
     # Twice the pieces, each of half the length, contain them: more pieces are never worse.
     if pieces == 2:
@@ -204,9 +196,9 @@ def test_momentum_and_preconditioners(optimizer: SGD, tune_momentum: bool) -> No
         assert (best["steps"] <= fixed["steps"]).all()
     else:
         assert (best["momentum"].where(best["length"] > 0, optimizer.momentum) == optimizer.momentum).all()
-    found = schedules_of(best)
+    found = scheduled_optimizer(best)
     for k, b in enumerate(batch):
-        one = schedules_of(best.isel(batch_size=k))
+        one = scheduled_optimizer(best.isel(batch_size=k))
         steps = int(best["steps"][k])
         assert float(best["risk"][k]) == pytest.approx(step_by_step(problem, one, b, steps), rel=1e-9)
         rates = found.lr(np.arange(steps)).sel(batch_size=b).values
@@ -239,7 +231,7 @@ def test_bins_only_lead_the_way() -> None:
     binned = optimize_schedule(problem, SGD(lr=0.1), 16, target=0.02, bins=25)
     full = optimize_schedule(problem, SGD(lr=0.1), 16, target=0.02, bins=400)
     assert int(binned["steps"]) == int(full["steps"])
-    exact = step_by_step(problem, schedules_of(binned), 16, int(binned["steps"]))
+    exact = step_by_step(problem, scheduled_optimizer(binned), 16, int(binned["steps"]))
     assert float(binned["risk"]) == pytest.approx(exact, rel=1e-11)
     np.testing.assert_allclose(binned["baseline_steps"], full["baseline_steps"], rtol=1e-3)
 
@@ -256,9 +248,9 @@ def test_out_of_reach(problem: NoisyQuadratic) -> None:
     assert best["steps"].values[1] < 300
     assert np.isnan(best["lr"].values[0]).all()
     assert not best["length"].values[0].any()
-    assert list(schedules_of(best).lr.scale["batch_size"].values) == [65536]
+    assert list(scheduled_optimizer(best).lr.scale["batch_size"].values) == [65536]
     with pytest.raises(ParameterError, match="have reached"):
-        schedules_of(best.isel(batch_size=0))
+        scheduled_optimizer(best.isel(batch_size=0))
 
 
 def test_labels_units_and_attributes(problem: NoisyQuadratic, tmp_path) -> None:
@@ -269,18 +261,18 @@ def test_labels_units_and_attributes(problem: NoisyQuadratic, tmp_path) -> None:
     assert all("units" in best[name].attrs for name in best.data_vars)
     best.to_netcdf(tmp_path / "schedules.nc", engine="scipy")
     again = xr.load_dataset(tmp_path / "schedules.nc", engine="scipy")
-    assert schedules_of(again) == schedules_of(best)
-    assert "units" not in schedules_of(best)._fields
+    assert scheduled_optimizer(again) == scheduled_optimizer(best)
+    assert "units" not in scheduled_optimizer(best)._fields
 
 
 def test_simulation_agrees() -> None:
     """False alarms: 1.3e-4, two looks at 4 standard errors. Half the rates must fail."""
     problem = NoisyQuadratic.power_law(dim=30)
     best = optimize_schedule(problem, SGD(lr=0.1), [64, 1024], steps=200, pieces=10, baselines=False)
-    runs = mcnqm.simulate(problem, schedules_of(best), best["batch_size"], 200, trajectories=64, record=[200])
+    runs = mcnqm.simulate(problem, scheduled_optimizer(best), best["batch_size"], 200, trajectories=64, record=[200])
     z = (runs["risk"].isel(step=0) - best["risk"]) / runs["risk_stderr"].isel(step=0)
     assert (np.abs(z) < 4).all()
-    slow = schedules_of(best.assign(lr=0.5 * best["lr"]))
+    slow = scheduled_optimizer(best.assign(lr=0.5 * best["lr"]))
     other = mcnqm.simulate(problem, slow, best["batch_size"], 200, trajectories=64, record=[200])
     z = (other["risk"].isel(step=0) - best["risk"]) / other["risk_stderr"].isel(step=0)
     assert (np.abs(z) > 4).any()
@@ -325,18 +317,18 @@ def test_strides_of_the_greedy_walk_change_little(problem: NoisyQuadratic, monke
 
 @pytest.mark.parametrize("tuned", [False, True])
 @pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("kind", [_Free, _Exponential, _Cosine])
+@pytest.mark.parametrize("kind", [Free, Exponential, Cosine])
 def test_gradients_that_the_descent_sees(tuned: bool, nesterov: bool, kind: type) -> None:
     problem = NoisyQuadratic.power_law(dim=20)
     optimizer = SGD(lr=0.1, momentum=0.6, nesterov=nesterov, precondition=0.5)
-    rule = _Rule.of(problem, optimizer, tuned)
+    rule = Rule.of(problem, optimizer, tuned)
     composed = Composed.of(problem, 8.0, precondition=0.5, nesterov=nesterov)
     family = kind(piece_lengths(60, 6), tuned)
     rng = np.random.default_rng(0)
     low, high = np.array(family.bounds()).T
     p = np.clip(rng.uniform(-2.0, -0.5, low.size), low, high)
     p = np.where(low == 0.0, rng.uniform(0.2, 0.8, low.size), p)
-    function = _objective(composed, rule, family)
+    function = log_risk_and_gradient(composed, rule, family)
     _, slopes = function(p)
     for k in range(p.size):
         up, down = p.copy(), p.copy()
@@ -390,7 +382,7 @@ def test_interruption_closes_the_meter(problem: NoisyQuadratic) -> None:
         ({"tune_momentum": 1}, "tune_momentum"),
         ({"baselines": "all"}, "baselines"),
         ({"bins": 0}, "bins"),
-        ({"max_steps": 0}, "max_steps"),
+        ({"steps": None, "target": 0.1, "max_steps": 0}, "max_steps"),
         ({"progress": "loud"}, "progress"),
         ({"batch_size": 0.5}, "batch_size"),
         ({"batch_size": [[1, 2]]}, "batch_size"),
@@ -412,4 +404,4 @@ def test_refused(changes: dict, name: str) -> None:
 @pytest.mark.parametrize("wrong", [3, xr.Dataset(), xr.Dataset(attrs={"config": "{}"})])
 def test_schedules_of_refuses(wrong) -> None:
     with pytest.raises(ParameterError, match="result"):
-        schedules_of(wrong)
+        scheduled_optimizer(wrong)

@@ -221,7 +221,7 @@ class Count:
 
 def test_progress_adds_up():
     meter = Count()
-    call(optimizer=SGD(lr=np.full(70, 0.1)), trajectories=20, progress=meter, coordinates=[1, 2])
+    call(optimizer=SGD(lr=np.linspace(0.1, 0.2, 70)), trajectories=20, progress=meter, coordinates=[1, 2])
     assert meter.closed
     assert meter.done == pytest.approx(meter.total)
 

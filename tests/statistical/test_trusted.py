@@ -170,7 +170,7 @@ def test_a_winner_runs_again_on_fresh_noise(monkeypatch, confirms):
     off = []
     for seed in range(4):
         best = mcnqm.tune(
-            problem, SGD(1.0), search, batch_size=256, target=0.05, seed=seed, trajectories=1, replicates=4
+            problem, SGD(1.0), search, batch_size=256, target=0.05, seed=seed, reference_trajectories=1, replicates=4
         )
         at = SGD(float(best.lr), float(best.momentum))
         truth = float(mcnqm.steps_to_target(problem, at, 256, 0.05, method="analytic").steps)

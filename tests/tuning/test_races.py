@@ -93,7 +93,7 @@ def test_nor_do_problems_switches_or_twins():
 @pytest.mark.parametrize("optimizer", [mcnqm.SGD(lr=1.0, momentum=0.9), mcnqm.Adam(lr=1.0)], ids=["SGD", "Adam"])
 def test_batch_sizes_tuned_together(optimizer):
     problem = mcnqm.NoisyQuadratic.power_law(30)
-    search, options = {"lr": (1e-3, 0.1)}, {"target": 0.1, "trajectories": 1, "replicates": 3}
+    search, options = {"lr": (1e-3, 0.1)}, {"target": 0.1, "reference_trajectories": 1, "replicates": 3}
     together = mcnqm.tune(problem, optimizer, search, batch_size=[8, 64, 2048], **options)
     for b in (8, 64, 2048):
         alone = mcnqm.tune(problem, optimizer, search, batch_size=b, **options)

@@ -98,7 +98,7 @@ def test_reasons():
     found = mcnqm.steps_to_target(PROBLEM, swept, 1, 0.05, max_steps=50_000)
     assert found.reason.values.tolist() == ["reached", "steady state above target", "diverged", "step limit"]
     assert np.isinf(found.steps.values[1:]).all()
-    hurried = mcnqm.steps_to_target(PROBLEM, SGD(lr=[0.05, 0.01]), 16, 0.05, patience=1.3)
+    hurried = mcnqm.steps_to_target(PROBLEM, SGD(lr=[0.05, 0.01]), 16, 0.05, overtaken_factor=1.3)
     assert hurried.reason.values.tolist() == ["reached", "overtaken"]
 
 
@@ -212,7 +212,7 @@ def test_jackknife_of_a_mean_and_of_a_square():
         ({"trajectories": 0}, "trajectories"),
         ({"replicates": 1}, "replicates"),
         ({"max_steps": 0}, "max_steps"),
-        ({"patience": 0.5}, "patience"),
+        ({"overtaken_factor": 0.5}, "overtaken_factor"),
         ({"seed": -1}, "seed"),
         ({"problem": 3}, "problem"),
     ],

@@ -42,12 +42,9 @@ from mcnqm.problems import NoisyQuadratic
 from mcnqm.schedules import Schedule
 from mcnqm.settings import Settings, settings_of
 
-__all__ = ["MAX_STEPS", "LinearMap", "effective_curvature", "linear_map", "linear_settings", "maps_of"]
+__all__ = ["LinearMap", "effective_curvature", "linear_map", "linear_settings", "maps_of"]
 
 Array = NDArray[np.float64]
-
-MAX_STEPS = 2**53
-"""Beyond, a step count is no longer a double, and 106 bits no longer give 15 digits."""
 
 _SMALLEST_RATE = 1e-100
 """A rate that moves nothing in any run there is, and whose square is still a number."""

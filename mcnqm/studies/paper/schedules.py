@@ -6,7 +6,8 @@ import numpy as np
 import xarray as xr
 
 from mcnqm.optimizers import SGD
-from mcnqm.scheduling.exact import optimize_schedule, schedules_of
+from mcnqm.scheduling.labels import scheduled_optimizer
+from mcnqm.scheduling.public import optimize_schedule
 from mcnqm.studies.paper.figure import Figure, Work
 from mcnqm.studies.paper.scaling import plain_curves
 from mcnqm.studies.scaling import examples_of_bounds
@@ -55,7 +56,7 @@ def _checked(work: Work) -> xr.Dataset:
                 )
                 runs = steps_to_target(
                     work.problem,
-                    schedules_of(found),
+                    scheduled_optimizer(found),
                     b,
                     work.scale.target,
                     replicates=work.scale.replicates,

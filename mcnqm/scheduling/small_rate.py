@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from mcnqm.analytic.linear.maps import effective_curvature
 from mcnqm.problems import NoisyQuadratic
 
-__all__ = ["SlowLimit"]
+__all__ = ["SmallRateLimit"]
 
 Array = NDArray[np.float64]
 
@@ -37,7 +37,7 @@ _X, _W = np.polynomial.legendre.leggauss(_NODES)
 
 
 @dataclass(frozen=True)
-class SlowLimit:
+class SmallRateLimit:
     """Integrals over s for one problem, whatever the number of examples.
 
     Attributes
@@ -49,7 +49,7 @@ class SlowLimit:
 
     Examples
     --------
-    >>> limit = SlowLimit.of(NoisyQuadratic([1.0], [1.0]))
+    >>> limit = SmallRateLimit.of(NoisyQuadratic([1.0], [1.0]))
     >>> round(limit.risk(1e4) * 1e4, 3)  # one coordinate: that of the information bound, 1/2
     0.5
     """
@@ -61,7 +61,7 @@ class SlowLimit:
     area: Array
 
     @classmethod
-    def of(cls, problem: NoisyQuadratic, precondition: float = 0.0, weight_decay: float = 0.0) -> SlowLimit:
+    def of(cls, problem: NoisyQuadratic, precondition: float = 0.0, weight_decay: float = 0.0) -> SmallRateLimit:
         """Of a problem, the power of a preconditioner and weight decay."""
         h = problem.curvature
         kappa = effective_curvature(problem, precondition, weight_decay)
