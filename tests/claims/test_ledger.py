@@ -82,6 +82,13 @@ def test_rule_of_each_claim(claim):
     assert claim.verdict(made(claim, bad)) == "refuted"
     assert claim.verdict(made(claim, wide)) == "undecided"
     assert claim.verdict(made(claim, [(np.nan, np.nan)] * len(good))) == "undecided"
+    bounded = [k for k, effect in enumerate(claim.effects) if np.isfinite(effect.high)]
+    above = [(inside(effect)[0], effect.high + 1.0) for effect in claim.effects]
+    for k in bounded:  # across the upper end; beyond it
+        assert claim.verdict(made(claim, [*good[:k], above[k], *good[k + 1 :]])) == "undecided"
+        high = claim.effects[k].high
+        beyond = claim.verdict(made(claim, [*good[:k], (high + 1.0, high + 2.0), *good[k + 1 :]]))
+        assert beyond == ("qualified" if len(good) > 1 else "refuted")
     if len(good) > 1:
         verdict = claim.verdict(made(claim, [*bad[:1], *good[1:]]))
         assert verdict == "qualified"
