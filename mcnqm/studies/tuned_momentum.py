@@ -76,7 +76,7 @@ def tune_curve(
     >>> from mcnqm import NoisyQuadratic
     >>> best = tune_curve(NoisyQuadratic.power_law(30), [16, 64], 0.0, momentum=0.0, target=0.1)
     >>> best.steps.values
-    array([64., 31.])
+    array([31., 14.])
     """
     check_problem(problem)
     if momentum is not None and not 0.0 <= momentum < 1.0:
