@@ -1,6 +1,6 @@
 """Real optimizers on the noisy quadratic model: fast trajectories beside exact risk."""
 
-from mcnqm import analytic, averaging, claims, extending, schedules
+from mcnqm import analytic, averaging, claims, extending, plots, provenance, schedules
 from mcnqm._version import __version__
 from mcnqm.comparison import agreement
 from mcnqm.errors import ParameterError
@@ -44,6 +44,8 @@ __all__ = [
     "hyperparameters",
     "noise",
     "optimize_schedule",
+    "plots",
+    "provenance",
     "scheduled_optimizer",
     "schedules",
     "schedules_of",

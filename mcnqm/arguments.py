@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from mcnqm.errors import ParameterError
 
-__all__ = ["default", "given", "refuse_unused", "renamed", "value_of"]
+__all__ = ["default", "given", "is_default", "refuse_unused", "renamed", "value_of"]
 
 T = TypeVar("T")
 
@@ -42,6 +42,11 @@ def default(value: T) -> T:
 def given(value: Any) -> bool:
     """Whether the caller passed it. None stands for the default everywhere, and so counts as left out."""
     return value is not None and not isinstance(value, _Default)
+
+
+def is_default(value: Any) -> bool:
+    """Whether it is a default of this kind, rather than a value."""
+    return isinstance(value, _Default)
 
 
 def value_of(value: T) -> T:

@@ -25,6 +25,7 @@ from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Number
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import meter_of
+from mcnqm.provenance import recorded
 from mcnqm.record import MAX_STEPS, recorded_steps
 from mcnqm.schedules import Schedule
 from mcnqm.settings import settings_of
@@ -69,6 +70,7 @@ EXACT = Theory(analytic.moments, analytic.transition, analytic.risk)
 """The package's own."""
 
 
+@recorded("mcnqm.agreement")
 def agreement(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -193,7 +195,7 @@ def agreement(
             "statistic": list(_STATISTICS),
             "step": ("step", wanted, {"units": "completed steps"}),
         },
-        attrs={"error_rate": error_rate, "trajectories": count, "dim": problem.dim},
+        attrs={"dim": problem.dim},
     )
 
 

@@ -14,8 +14,9 @@ import secrets
 import socket
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -94,14 +95,38 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_dataset(dataset: xr.Dataset, path: Path) -> None:
-    """Write netCDF-3, which SciPy reads and writes without further packages; `xarray.open_dataset` reads it back."""
-    if "step" in dataset.coords and dataset["step"].max() > _INT32_MAX:  # netCDF-3 has no 64-bit integers
-        dataset = dataset.assign_coords(step=dataset["step"].astype(np.float64))
+    """Write netCDF-3, which SciPy reads and writes without further packages; `xarray.open_dataset` reads it back.
+
+    It has no 64-bit integers: where numbers do not fit 32 bits, variables become floats, and attributes floats as far
+    as these are exact, else text.
+    """
+    found = dataset.assign({name: _storable(one) for name, one in dataset.data_vars.items()})
+    found = found.assign_coords({name: _storable(one) for name, one in dataset.coords.items()})
+    found.attrs = _storable_attrs(dataset.attrs)
 
     def write(temporary: Path) -> None:
-        dataset.to_netcdf(temporary, engine="scipy")
+        found.to_netcdf(temporary, engine="scipy")
 
     write_whole(path, write)
+
+
+def _storable(array: xr.DataArray) -> xr.DataArray:
+    wide = array.dtype.kind in "iu" and array.size and max(abs(int(array.min())), abs(int(array.max()))) > _INT32_MAX
+    found = array.astype(np.float64) if wide else array.copy(deep=False)
+    found.attrs = _storable_attrs(array.attrs)
+    return found
+
+
+def _storable_attrs(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {name: _storable_number(value) for name, value in attrs.items()}
+
+
+def _storable_number(value: Any) -> Any:
+    if isinstance(value, (bool, np.bool_)):
+        return int(value)
+    if isinstance(value, (int, np.integer)) and abs(int(value)) > _INT32_MAX:
+        return float(value) if int(float(value)) == int(value) else str(int(value))
+    return value
 
 
 def _sync_folder(folder: Path) -> None:

@@ -53,7 +53,9 @@ class Tradeoff(NamedTuple):
     misfit: float
 
 
-def small_batch_regime(batch_size: Any, steps: Any, steps_stderr: Any, tolerance: float = 0.05) -> NDArray[np.bool_]:
+def small_batch_regime(
+    batch_size: Any, steps: Any, steps_stderr: Any = None, tolerance: float = 0.05
+) -> NDArray[np.bool_]:
     r"""Batch sizes at which twice the batch takes half the steps.
 
     With :math:`E = B S` the examples used, :math:`\sigma` their relative standard error, and :math:`E_0` the
@@ -67,8 +69,8 @@ def small_batch_regime(batch_size: Any, steps: Any, steps_stderr: Any, tolerance
         Examples per step, > 0, in any order.
     steps : array_like, shape (n,)
         Steps to target, > 0. Points at which they or their error are not finite count as not measured.
-    steps_stderr : array_like, shape (n,)
-        Their standard errors, >= 0.
+    steps_stderr : array_like, shape (n,), optional
+        Their standard errors, >= 0. Without them steps count as exact.
     tolerance : float
         Relative departure from perfect scaling that is allowed, > 0.
 
@@ -117,7 +119,7 @@ def small_batch_regime(batch_size: Any, steps: Any, steps_stderr: Any, tolerance
 def log_slope(
     batch_size: Any,
     value: Any,
-    value_stderr: Any,
+    value_stderr: Any = None,
     mask: Any = None,
     *,
     first_order: bool = True,
@@ -139,8 +141,9 @@ def log_slope(
         Examples per step, > 0.
     value : array_like, shape (n,)
         Such as tuned learning rates, > 0. Points at which they or their error are not finite are left out.
-    value_stderr : array_like, shape (n,)
-        Their standard errors, >= 0.
+    value_stderr : array_like, shape (n,), optional
+        Their standard errors, >= 0. Without them, relative errors are taken to be alike and the residuals say how
+        large: the interval is that of ordinary least squares.
     mask : array_like of bool, shape (n,), optional
         The points to use, such as from `small_batch_regime`.
     first_order : bool
@@ -151,7 +154,8 @@ def log_slope(
     Returns
     -------
     Slope
-        ``slope``, ``slope_low``, ``slope_high``; NaN with fewer than three points.
+        ``slope``, ``slope_low``, ``slope_high``; NaN with fewer than three points. Without errors and with as many
+        points as parameters nothing is known of the slope's error, and the interval is infinite.
 
     Raises
     ------
@@ -198,12 +202,14 @@ def log_slope(
     columns = [np.ones_like(x), x, batch / batch.max()][: 3 if first_order else 2]
     design = np.stack(columns, axis=1)
     fit = _least_squares(lambda p: (design @ p, design), np.zeros(len(columns)), np.log(y), stderr / y, level=level)
+    if value_stderr is None and y.size == len(columns):
+        return Slope(float(fit.parameters[1]), -np.inf, np.inf)
     half = fit.quantile * np.sqrt(fit.covariance[1, 1])
     slope = float(fit.parameters[1])
     return Slope(slope, float(slope - half), float(slope + half))
 
 
-def tradeoff(batch_size: Any, steps: Any, steps_stderr: Any) -> Tradeoff:
+def tradeoff(batch_size: Any, steps: Any, steps_stderr: Any = None) -> Tradeoff:
     r"""Fit the trade-off between steps and examples of McCandlish et al. (2018).
 
     .. math:: \left(\frac{S}{S_\text{min}} - 1\right) \left(\frac{E}{E_\text{min}} - 1\right) = 1,
@@ -222,8 +228,9 @@ def tradeoff(batch_size: Any, steps: Any, steps_stderr: Any) -> Tradeoff:
         Examples per step, > 0.
     steps : array_like, shape (n,)
         Steps to target, > 0. Points at which they or their error are not finite are left out.
-    steps_stderr : array_like, shape (n,)
-        Their standard errors, >= 0.
+    steps_stderr : array_like, shape (n,), optional
+        Their standard errors, >= 0. Without them, relative errors are taken to be alike and the residuals say how
+        large.
 
     Returns
     -------
@@ -349,7 +356,8 @@ def _points(batch_size: Any, value: Any, stderr: Any, name: str) -> tuple[Array,
         raise ParameterError("batch_size", f"shape {batch.shape}", "be one-dimensional")
     if np.unique(batch).size < batch.size:
         raise ParameterError("batch_size", batch.tolist(), "hold each value once")
-    arrays = [real_array(name, value), real_array(f"{name}_stderr", stderr)]
+    errors = np.zeros(batch.shape) if stderr is None else real_array(f"{name}_stderr", stderr)
+    arrays = [real_array(name, value), errors]
     for label, array in zip((name, f"{name}_stderr"), arrays, strict=True):
         if array.shape != batch.shape:
             raise ParameterError(label, f"shape {array.shape}", f"have the shape of batch_size, {batch.shape}")

@@ -35,6 +35,8 @@ __all__ = [
 RESULT_NAMES = (
     *("trajectory", "step", "coordinate", "estimate", "optimizer"),
     *("bound", "flags", "loss", "risk", "risk_stderr", "risk_interval", "diverged", "theta"),
+    *("gradient", "effective_lr", "first_passage", "diverged_count"),
+    *("loss_quantile", "loss_histogram", "bin_low", "bin_high"),
     *("steps", "steps_stderr", "steps_interval", "steps_jackknife", "reason", "freedom", "at_edge", "crossing"),
     *("theta_square", "theta_momentum", "momentum_square", "gradient_square"),
 )
@@ -283,7 +285,7 @@ def _check_dims(arrays: Mapping[str, xr.DataArray], optimizer: Any) -> None:
         for dim in dict.fromkeys([*array.dims, *array.xindexes]):
             if not isinstance(dim, str):
                 raise ParameterError(name, f"dimension {dim!r}", "have dimensions named by strings")
-            if dim in taken:
+            if dim in taken and dim != name:
                 allowed = f"not use the names in a result for a dimension ({', '.join(taken)})"
                 raise ParameterError(name, f"dimension {dim!r}", allowed)
             if (dim in arrays and arrays[dim].dims != (dim,)) or dim in optimizer._switches:

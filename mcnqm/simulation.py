@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -10,12 +10,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from mcnqm._version import __version__
 from mcnqm.averaging import checked_average
-from mcnqm.domains import choice, integer
-from mcnqm.engine import Job, Pool, check_room, first_trajectories, has_twin, run_loss, run_paths, twin_cells
+from mcnqm.domains import choice, integer, positive
+from mcnqm.engine import Job, Pool, check_room, first_trajectories, has_twin, run_paths, state_names, twin_cells
+from mcnqm.ensembles import UNITS, run_ensemble, states_along
 from mcnqm.errors import ParameterError
-from mcnqm.flags import Flag, flag_attrs
 from mcnqm.kernels.forms import iterate_row
 from mcnqm.kernels.noise import GRADIENT, INITIAL, MAX_EXAMPLES
 from mcnqm.kernels.shards import replay
@@ -23,10 +22,11 @@ from mcnqm.memory import check_memory
 from mcnqm.optimizers import Number
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import meter_of
+from mcnqm.provenance import recorded, settled
 from mcnqm.record import MAX_STEPS, recorded_steps
-from mcnqm.schedules import Schedule
-from mcnqm.settings import settings_of
-from mcnqm.statistics import BOUNDS, effective_number, mean_and_stderr, mean_interval
+from mcnqm.reductions import checked_reduction
+from mcnqm.settings import Settings, settings_of
+from mcnqm.statistics import BOUNDS
 
 __all__ = ["noise", "simulate"]
 
@@ -36,13 +36,8 @@ _MAX_SEED = 2**64 - 1
 _ENOUGH = 8
 """Trajectories from which on twins run by default."""
 
-_EFFECTIVE, _ROUGH = 2.5, 0.1
-"""Fewer effective trajectories than this are few, where the relative standard error of the risk is above the second."""
 
-DIVERGED_AT = 1e20
-"""A lane has diverged once its loss exceeds this many times the natural scale of the problem."""
-
-
+@recorded("mcnqm.simulate")
 def simulate(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -53,6 +48,9 @@ def simulate(
     seed: int = 0,
     record: ArrayLike | None = None,
     coordinates: ArrayLike | None = None,
+    record_state: bool | Sequence[str] = False,
+    target: ArrayLike | None = None,
+    reduce: Any = None,
     minibatch: str = "exact",
     average: Any = None,
     control_variate: bool | None = None,
@@ -85,6 +83,16 @@ def simulate(
         256, else a few hundred, evenly spaced on a logarithmic axis.
     coordinates : array_like of int, optional
         Coordinates whose paths to keep, each in [0, dim).
+    record_state : bool or sequence of str
+        With `coordinates`: keep the optimizer's state variables there too, all of them or those named, and the
+        gradient of the step that follows.
+    target : array_like, optional
+        Loss to reach, > 0, or a 1-D array of several (a dimension ``target``): the first step at which each
+        trajectory's own loss is at or below it. Every step is looked at, and none kept beyond those recorded.
+    reduce : "quantiles" or dict, optional
+        For very many trajectories: keep quantiles of the loss, or a histogram, instead of the losses.
+        ``{"quantiles": levels}`` and ``{"histogram": edges}``, or both in one dict; ``"quantiles"`` alone stands for
+        the levels 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95 and 0.99.
     minibatch : {"exact", "per_example"}
         ``"exact"`` draws the averaged gradient from its law, N(h θ, c / B). ``"per_example"`` draws B gradients and
         averages them: B times slower, the same law, whole batch sizes only.
@@ -127,7 +135,17 @@ def simulate(
         - ``diverged`` (…, trajectory): whether the loss ever, at a recorded step, was not finite or above 1e20
           times :math:`E L(\theta_0) + \operatorname{tr}(C H^{-1})/2`;
         - ``theta`` (…, trajectory, step, coordinate), with `coordinates`; of a diverged lane, whatever its arithmetic
-          gave.
+          gave;
+        - with `record_state`, of the same dimensions, ``state_`` and the name of each state variable
+          (``state_momentum``, ``state_first_moment``, …), at the recorded step; ``gradient``, the minibatch gradient of
+          the step that follows; and of adaptive optimizers ``effective_lr``, by what that step multiplies the gradient,
+          or the average of gradients it descends along (see the notes);
+        - with `target`, ``first_passage`` (…, trajectory): steps, inf if the loss never gets there within the run, or
+          not before the lane has diverged; of several, (…, target, trajectory);
+        - with `reduce`, instead of ``loss`` and ``diverged``: ``loss_quantile`` (…, quantile, step), as
+          `numpy.quantile` of the losses within 0.05 % of its own size; ``loss_histogram`` (…, bin, step), counts
+          between ``bin_low`` and ``bin_high``, of the last bin with the upper edge; and ``diverged_count`` (…, step).
+          Risk and errors are of all trajectories.
 
         ``step`` counts completed steps. Hyperparameters are coordinates; ``attrs`` holds the configuration.
 
@@ -142,6 +160,13 @@ def simulate(
     that, rounding is dither and averages out; where neither that nor the drift lr h θ is, parameters stand still. So
     float32 is safe at rates near the best, and not at rates of a few millionths of the largest stable one; nor for
     decays within 1e-4 of 1, where 1 - β has lost its digits. ``docs/performance.md`` has measurements.
+
+    In all adaptive optimizers of the package ``effective_lr`` is :math:`\alpha / (\sqrt{\hat v + \epsilon_r} +
+    \epsilon)`, with :math:`\hat v` the second moment after that step's gradient and bias correction, and the learning
+    rate of that step: what Adam, NAdam and AdEMAMix multiply their bias-corrected momentum by, RMSProp the gradient
+    (on its way into the buffer, with momentum), and ScheduleFreeAdam the gradient in its base sequence. A rule of your
+    own says what it is (`mcnqm.update_rule`). Where a schedule-free optimizer is judged at its average,
+    ``theta`` is ``state_average``, and gradients are taken between that and ``state_base``.
 
     Results are bit-identical for any number of threads, any executor, and whichever other settings or trajectories
     are run along.
@@ -164,6 +189,12 @@ def simulate(
     (('lr', 'trajectory', 'step'), ('lr', 'step'))
     >>> bool(runs.risk.sel(lr=0.1).isel(step=-1) < runs.risk.sel(lr=0.5).isel(step=-1))
     True
+    >>> paths = mcnqm.simulate(problem, mcnqm.Adam(lr=0.01), 16, 300, trajectories=8, coordinates=[0, 99],
+    ...                        record_state=True, target=[1.0, 0.1])
+    >>> [name for name in paths.data_vars if "coordinate" in paths[name].dims]
+    ['theta', 'state_first_moment', 'state_second_moment', 'gradient', 'effective_lr']
+    >>> paths.first_passage.dims
+    ('target', 'trajectory')
     >>> mcnqm.simulate(problem, mcnqm.SGD(lr=0.1), batch_size=0, steps=10)
     Traceback (most recent call last):
         ...
@@ -178,6 +209,8 @@ def simulate(
     count = integer("trajectories", trajectories, 1, _MAX_INDEX)
     key = integer("seed", seed, 0, _MAX_SEED)
     chosen = None if coordinates is None else _indices("coordinates", coordinates, problem.dim)
+    targets, several = (None, False) if target is None else _targets(target)
+    reduction = None if reduce is None else checked_reduction(reduce)
     per_example = choice("minibatch", minibatch, ("exact", "per_example")) == "per_example"
     if per_example:
         if "batch_size" in settings.schedules:
@@ -191,78 +224,56 @@ def simulate(
         raise ParameterError("average", average, "be None with dtype='float32'")
     excluded = "an average" if average is not None else "minibatch='per_example'" if per_example else None
     excluded = "dtype='float32'" if single else excluded
+    excluded = "reduce" if reduction is not None else excluded
     cells = twin_cells(count) if _controlled(control_variate, optimizer, count, excluded) else 0
+    _check_free(settings, (*(["target"] if several else []), *({} if reduction is None else reduction.coords())))
     pool = Pool(executor, threads)
     meter = meter_of(progress)
 
-    who = first_trajectories(count, settings, wanted.size)
+    who = first_trajectories(count, settings, 0 if reduction is not None else wanted.size)
     job = Job(problem, optimizer, settings, who, key, per_example, cells, dtype)
+    states = _states(record_state, job, chosen, last)
     kept = 0 if chosen is None else chosen.size
-    check_room(job, wanted.size, kept=kept)
-    meter.start(job.lanes * float(wanted[-1]) * (problem.dim + kept), "simulating")
+    keep = iterate_row(optimizer) + 1 if states is None else 1 + len(state_names(job))
+    if reduction is None:
+        check_room(job, wanted.size, kept=kept * (keep if states is None else 2 * keep + 2))
+    else:
+        reduction.check_room(settings.size * wanted.size, count)
+    until = last if targets is not None else int(wanted[-1])
+    meter.start(job.lanes * (float(until) * problem.dim + float(wanted[-1]) * kept), "simulating")
     try:
-        losses = run_loss(job, wanted, pool, meter)
-        loss = losses.loss
-        keep = iterate_row(optimizer) + 1
-        paths = None if chosen is None else run_paths(job, wanted, chosen, pool, meter, keep=keep)
+        found, passages = run_ensemble(job, wanted, until, targets, reduction, pool, meter)
+        along = {}
+        if chosen is not None:
+            paths = run_paths(job, wanted, chosen, pool, meter, keep=keep)
+            along = {"theta": paths[..., iterate_row(optimizer)]}
+            if states is not None:
+                along |= states_along(job, wanted, chosen, paths, states, pool)
     finally:
         meter.close()
 
-    scale = problem.initial_risk + 0.5 * float(np.sum(problem.multiplicity * problem.noise / problem.curvature))
-    with np.errstate(invalid="ignore"):
-        diverged = np.logical_or.accumulate(~(loss <= DIVERGED_AT * scale), axis=-1)
-    loss[diverged] = np.inf
-    sample, reduction = losses._replace(loss=loss).sample, None
-    risk, stderr = mean_and_stderr(sample, axis=1)
-    interval = np.stack(mean_interval(sample, axis=1), axis=-1)
-    with np.errstate(invalid="ignore"):
-        few = (effective_number(sample, axis=1) < _EFFECTIVE) & (stderr > _ROUGH * risk)
-    flags = np.where(few, np.int32(Flag.FEW_EFFECTIVE_TRAJECTORIES), np.int32(0))
-    if losses.twin is not None:
-        plain = mean_and_stderr(loss, axis=1)[1]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            # At the start the twin explains everything, and only rounding is left.
-            reduction = np.where(stderr > 1e-12 * risk, (plain / stderr) ** 2, np.inf)
-
     dims = settings.dims
-    result = xr.Dataset(
-        {
-            "loss": ((*dims, "trajectory", "step"), settings.unflatten(loss), {"units": "loss"}),
-            "risk": ((*dims, "step"), settings.unflatten(risk), {"units": "loss"}),
-            "risk_stderr": ((*dims, "step"), settings.unflatten(stderr), {"units": "loss"}),
-            "risk_interval": ((*dims, "step", "bound"), settings.unflatten(interval), {"units": "loss"}),
-            "flags": ((*dims, "step"), settings.unflatten(flags), flag_attrs()),
-            "diverged": ((*dims, "trajectory"), settings.unflatten(diverged[..., -1])),
-        },
+    variables = found.variables()
+    if passages is not None:
+        over = ("target", "trajectory") if several else ("trajectory",)
+        variables["first_passage"] = (over, passages if several else passages[:, 0], {"units": "completed steps"})
+    for name, path in along.items():
+        units = UNITS.get(name)
+        variables[name] = (("trajectory", "step", "coordinate"), path, {} if units is None else {"units": units})
+    each = any("trajectory" in over for over, *_ in variables.values())
+    return xr.Dataset(
+        {name: ((*dims, *over), settings.unflatten(flat), more) for name, (over, flat, more) in variables.items()},
         coords={
             **settings.coords,
-            "trajectory": np.arange(count),
+            **({"trajectory": np.arange(count)} if each else {}),
             "bound": list(BOUNDS),
             "step": ("step", wanted, {"units": "completed steps"}),
+            **({} if chosen is None else {"coordinate": chosen}),
+            **({} if targets is None else {"target": targets if several else targets[0]}),
+            **({} if reduction is None else reduction.coords()),
         },
-        attrs=_attributes(
-            problem,
-            optimizer,
-            {
-                "batch_size": _plain(batch_size),
-                "average": None if average is None else _plain(average),
-                "record": None if record is None else wanted.tolist(),
-                "steps": last,
-                "trajectories": count,
-                "seed": key,
-                "minibatch": minibatch,
-                "control_variate": bool(cells),
-                "dtype": dtype,
-            },
-        ),
+        attrs=settled(record=None if record is None else wanted, control_variate=bool(cells)),
     )
-    if reduction is not None:
-        result["variance_reduction"] = ((*dims, "step"), settings.unflatten(reduction))
-    if chosen is not None and paths is not None:
-        theta = ((*dims, "trajectory", "step", "coordinate"), settings.unflatten(paths[..., -1]))
-        result = result.assign(theta=theta).assign_coords(coordinate=chosen)
-        result["theta"].attrs["units"] = "parameter"
-    return result
 
 
 def noise(
@@ -320,6 +331,45 @@ def noise(
     return replay(key, code, r, i, count).astype(np.float64)
 
 
+def _states(wanted: Any, job: Job, chosen: NDArray[np.int64] | None, last: int) -> tuple[str, ...] | None:
+    """Names of the state variables to keep; None if nothing beside θ is."""
+    if isinstance(wanted, (bool, np.bool_)) and not wanted:
+        return None
+    there = state_names(job)
+    if chosen is None:
+        raise ParameterError("record_state", wanted, "go with coordinates, whose state it is")
+    if last == MAX_STEPS:
+        raise ParameterError("steps", last, f"be below {MAX_STEPS} with record_state: a step has to follow")
+    if isinstance(wanted, (bool, np.bool_)):
+        names = there
+    else:
+        has = f"of this optimizer: {', '.join(there)}" if there else "; this optimizer has none"
+        allowed = f"be True, False or names of state variables {has}".replace(" ;", ";")
+        if isinstance(wanted, str) or not isinstance(wanted, Sequence) or not wanted:
+            raise ParameterError("record_state", wanted, allowed)
+        for name in wanted:
+            if not isinstance(name, str) or name not in there:
+                raise ParameterError("record_state", name, allowed)
+        names = tuple(dict.fromkeys(wanted))
+    _check_free(job.settings, [f"state_{name}" for name in names])
+    return names
+
+
+def _check_free(settings: Settings, names: Iterable[str]) -> None:
+    """Raise `ParameterError` if a sweep has a name that the result needs for something that was asked for."""
+    for name in names:
+        if name in (*settings.dims, *settings.coords):
+            raise ParameterError("hyperparameters", name, f"leave the name {name} to what the result calls so")
+
+
+def _targets(value: Any) -> tuple[NDArray[np.float64], bool]:
+    """The targets in an array, and whether they were given in one."""
+    targets = positive.check("target", getattr(value, "values", value))
+    if targets.ndim > 1 or np.unique(targets).size < targets.size:
+        raise ParameterError("target", value, "be a number > 0 or a 1-D array of different ones")
+    return np.atleast_1d(targets), targets.ndim == 1
+
+
 def _controlled(wanted: bool | None, optimizer: Any, trajectories: int, excluded: str | None) -> bool:
     """Whether to run twins; `excluded` names what they do not go with."""
     possible = has_twin(optimizer) and excluded is None
@@ -344,36 +394,3 @@ def _indices(name: str, value: Any, size: int) -> NDArray[np.int64]:
     for entry in array[(array < 0) | (array >= size)]:
         raise ParameterError(name, int(entry), allowed)
     return array.astype(np.int64)
-
-
-def _attributes(problem: NoisyQuadratic, optimizer: Any, others: dict[str, Any]) -> dict[str, Any]:
-    """The configuration, in types that every netCDF version stores."""
-    numbers = {k: _plain(v) for k, v in optimizer._asdict().items()}
-    config = {
-        "problem": problem.to_dict(),
-        "optimizer": {"name": type(optimizer).__name__, **numbers},
-        **others,
-    }
-    numbers_only = {k: v for k, v in others.items() if isinstance(v, int) and not isinstance(v, bool)}
-    plain = {k: v if abs(v) < 2**31 else str(v) for k, v in numbers_only.items()}
-    words = {k: v for k, v in others.items() if isinstance(v, str)}
-    return {
-        "mcnqm_version": __version__,
-        "problem": repr(problem),
-        "optimizer": _readable(optimizer),
-        **plain,
-        **words,
-        "config": json.dumps(config),
-    }
-
-
-def _plain(value: Any) -> Any:
-    return value.to_dict() if isinstance(value, Schedule) else np.asarray(value).tolist()
-
-
-def _readable(optimizer: Any) -> str:
-    parts = []
-    for name, value in optimizer._asdict().items():
-        sizes = np.shape(value)
-        parts.append(f"{name}=<{' x '.join(map(str, sizes))} values>" if sizes else f"{name}={value!r}")
-    return f"{type(optimizer).__name__}({', '.join(parts)})"

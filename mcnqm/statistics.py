@@ -16,6 +16,7 @@ __all__ = [
     "combined_p_value",
     "controlled",
     "effective_number",
+    "interval_of_moments",
     "jackknife",
     "mean_and_stderr",
     "mean_interval",
@@ -170,10 +171,40 @@ def mean_interval(samples: Array, axis: int = -1, level: float = 0.95) -> tuple[
     centre = off.mean(axis=-1)
     off = off - centre[..., np.newaxis]
     spread = np.asarray(np.sqrt((off**2).sum(axis=-1) / (n - 1)))
-    t = special.stdtrit(n - 1, 0.5 * (1.0 + level))
     some: NDArray[np.bool_] = np.asarray(spread > 1e-14 * np.abs(centre))
     z = np.divide(off, spread[..., np.newaxis], out=np.zeros_like(off), where=np.expand_dims(some, -1))
-    skewness = _SKEWNESS_FACTOR * (z**3).sum(axis=-1) * (n / ((n - 1.0) * max(n - 2, 1)))
+    low, high = interval_of_moments(n, centre, spread, (z**3).sum(axis=-1), level)
+    return np.where(finite, low, np.inf), np.where(finite, high, np.inf)
+
+
+def interval_of_moments(n: int, centre: Array, spread: Array, cubes: Array, level: float = 0.95) -> tuple[Array, Array]:
+    """As `mean_interval`, of samples of which only moments are known.
+
+    Parameters
+    ----------
+    n : int
+        How many samples, at least 2.
+    centre, spread : ndarray
+        Mean and standard deviation, with n - 1 in the denominator.
+    cubes : ndarray
+        Sum of the cubes of what is left of each after the mean, in standard deviations.
+    level : float
+        Wanted coverage.
+
+    Returns
+    -------
+    low, high : ndarray
+
+    Examples
+    --------
+    >>> x = np.array([1.0, 2.0, 3.0, 14.0])
+    >>> moments = x.mean(), x.std(ddof=1), (((x - x.mean()) / x.std(ddof=1)) ** 3).sum()
+    >>> np.array_equal(interval_of_moments(4, *moments), mean_interval(x))
+    True
+    """
+    t = special.stdtrit(n - 1, 0.5 * (1.0 + level))
+    some: NDArray[np.bool_] = np.asarray(spread > 1e-14 * np.abs(centre))
+    skewness = _SKEWNESS_FACTOR * cubes * (n / ((n - 1.0) * max(n - 2, 1)))
     relative = np.divide(spread, centre, out=np.zeros_like(spread), where=some & (centre > 0))
     step = np.minimum(t * relative / np.sqrt(n), 700.0)
 
@@ -185,8 +216,7 @@ def mean_interval(samples: Array, axis: int = -1, level: float = 0.95) -> tuple[
     high = np.maximum(centre * np.exp(step), centre + spread * reach(np.maximum(skewness, 0.0)))
     low = centre * np.exp(-step)
     longer = centre - spread * reach(np.maximum(-skewness, 0.0))
-    low = np.where(longer > 0, np.minimum(low, longer), low)
-    return np.where(finite, low, np.inf), np.where(finite, high, np.inf)
+    return np.where(longer > 0, np.minimum(low, longer), low), high
 
 
 def effective_number(samples: Array, axis: int = -1) -> Array:

@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import mcnqm
+from mcnqm.plots.style import COLOURS, DASHES
 
 BASE = {"coordinates": 256, "trajectories": 16, "settings": 16, "steps": 1024, "threads": 1}
 RANGES = {
@@ -69,17 +70,17 @@ def draw(times: dict[str, dict[str, list[float]]]) -> Figure:
     figure = Figure(figsize=(13, 3.4), layout="constrained")
     axes = figure.subplots(1, len(RANGES), sharey=True)
     for ax, (name, values) in zip(axes, RANGES.items(), strict=True):
-        for kind, mark in zip(KINDS, "os", strict=True):
-            seconds = times[kind][name]
-            ax.loglog(values, seconds, marker=mark, ms=4, label=f"{kind}, slope {slope(values, seconds):.2f}")
-        ax.set_xlabel(name)
+        for kind, mark, color, dash in zip(KINDS, "os", COLOURS, DASHES, strict=False):
+            seconds, label = times[kind][name], f"{kind}, slope {slope(values, times[kind][name]):.2f}"
+            ax.loglog(values, seconds, dash, marker=mark, ms=4, color=color, label=label)
+        ax.set_xlabel(f"number of {name}")
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8)
         if name == "threads":
             ax.set_xticks(values, [str(v) for v in values])
             ax.minorticks_off()
             ax.set_xlim(values[0] / 1.3, values[-1] * 1.3)
-    axes[0].set_ylabel("seconds")
+    axes[0].set_ylabel("time of a run (s)")
     base = ", ".join(f"{value} {name}" for name, value in BASE.items())
     figure.suptitle(f"One quantity at a time, from {base.replace('1 threads', '1 thread')}", fontsize=10)
     return figure

@@ -324,3 +324,24 @@ def test_intervals_of_few_points_that_scatter_are_student_s():
     assert found.slope == pytest.approx(line.slope, rel=1e-6)
     assert found.slope_high - found.slope == pytest.approx(half, rel=1e-5)
     assert found.slope - found.slope_low == pytest.approx(half, rel=1e-5)
+
+
+def test_without_errors_the_residuals_say_how_large_they_are():
+    """Ordinary least squares, by SciPy; as many points as parameters say nothing of an error."""
+    rng = np.random.default_rng(4)
+    batch = 2.0 ** np.arange(9)
+    rate = 0.01 * batch**0.7 * np.exp(0.1 * rng.normal(size=9))
+    found = log_slope(batch, rate, first_order=False)
+    line = stats.linregress(np.log(batch), np.log(rate))
+    half = stats.t.ppf(0.975, 7) * line.stderr
+    np.testing.assert_allclose(found, [line.slope, line.slope - half, line.slope + half], rtol=1e-6)
+    few = log_slope(batch[:3], rate[:3])
+    assert np.isfinite(few.slope)
+    assert (few.slope_low, few.slope_high) == (-np.inf, np.inf)
+    steps = (50 + 6400 / batch) * np.exp(0.02 * rng.normal(size=9))
+    guessed = tradeoff(batch, steps)
+    assert guessed == tradeoff(batch, steps, np.zeros(9))
+    assert guessed.E_min_low < 6400 < guessed.E_min_high
+    assert guessed.misfit == pytest.approx(0.02, rel=0.6)
+    exact = small_batch_regime(batch, 10 + 1000 / batch)
+    np.testing.assert_array_equal(exact, small_batch_regime(batch, 10 + 1000 / batch, 0 * batch))

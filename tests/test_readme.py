@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,14 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+LONG = {"tutorial.md", "trajectories.md"}
+"""Pages that take more than a few seconds."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] if page.name in LONG else [], id=page.name) for page in PAGES],
+)
 def test_python_examples_run(page, tmp_path, monkeypatch):
     """The blocks of a page, one after the other, as a reader would paste them."""
     code = blocks(page, "python")
@@ -47,6 +56,19 @@ def test_commands_exist():
                     for word in words[2:]:
                         if word.startswith("-"):
                             assert word in done.stdout, f"{word} in {part}"
+
+
+def test_the_notebook_is_the_tutorial():
+    """``python scripts/build_pages.py --notebook`` writes it; this is how it would be written now."""
+    location = spec_from_file_location("build_pages", ROOT / "scripts" / "build_pages.py")
+    script = module_from_spec(location)
+    location.loader.exec_module(script)
+    page, notebook = ROOT / "docs" / "tutorial.md", ROOT / "docs" / "tutorial.ipynb"
+    assert notebook.read_text() == script.written(page.read_text())
+    code = "".join("".join(c["source"]) for c in json.loads(notebook.read_text())["cells"] if c["cell_type"] == "code")
+    compile(code, "notebook", "exec")
+    assert "mcnqm.tune" in code
+    assert "savefig" not in code
 
 
 def test_links_lead_somewhere():

@@ -87,10 +87,10 @@ def test_equality_hash_and_repr():
     assert SGD(a) == SGD(b)
     assert hash(SGD(a)) == hash(SGD(b))
     assert SGD(a) != SGD(0.1)
-    assert repr(a) == "Schedule(0.1 x 1 pieces)"
-    assert repr(a * [1.0, 2.0]) == "Schedule(<2 values> x 1 pieces)"
-    assert repr(schedules.from_function(np.sqrt)) == "Schedule(1 x function)"
-    assert repr(schedules.stack({1: a, 2: b})) == "Schedule(<2 values> x 2 curves)"
+    assert repr(a) == "Schedule(cosine from 0.1 to 0 in 10 steps)"
+    assert repr(a * [1.0, 2.0]) == "Schedule(2 values x cosine from 1 to 0 in 10 steps)"
+    assert repr(schedules.from_function(np.sqrt)) == "Schedule(numpy.sqrt)"
+    assert repr(schedules.stack({1: a, 2: b})) == "Schedule(2 values x 2 curves)"
     swept = a * xr.DataArray([1.0, 2.0], dims="x")
     assert swept == b * xr.DataArray([1.0, 2.0], dims="x")
     assert swept != a * [1.0, 2.0]

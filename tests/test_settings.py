@@ -58,6 +58,8 @@ def test_every_name_in_a_result_is_reserved_and_no_other():
     sgd, pair = SGD(lr=0.1, momentum=0.5), {"a": SGD(lr=0.1), "b": Adam(lr=0.1)}
     results = [
         mcnqm.simulate(PROBLEM, sgd, 4, 3, trajectories=2, coordinates=[0]),
+        mcnqm.simulate(PROBLEM, Adam(lr=0.1), 4, 3, trajectories=2, coordinates=[0], record_state=True, target=0.1),
+        mcnqm.simulate(PROBLEM, sgd, 4, 3, trajectories=2, reduce={"quantiles": [0.5], "histogram": [0.0, 1.0]}),
         compare(PROBLEM, pair, 4, 3, trajectories=2),
         mcnqm.steps_to_target(PROBLEM, sgd, 4, 0.5, trajectories=2, replicates=2),
         mcnqm.steps_to_target(PROBLEM, sgd, 4, 0.5, method="analytic"),
@@ -78,6 +80,7 @@ def test_every_name_in_a_result_is_reserved_and_no_other():
     ]
     found = {str(name) for result in results for name in (*result.variables, *result.dims)}
     arguments = {"lr_stderr", "lr_interval", "batch_size", "target", "average", *SGD._fields, *Adam._fields}
+    arguments |= {"quantile", "bin", "state_first_moment", "state_second_moment"}  # refused where they are asked for
     assert found - arguments == {*RESULT_NAMES, *THEORY_NAMES}
 
 

@@ -7,6 +7,8 @@ Nothing here simulates, and nothing here knows the simulation; each is the other
 from mcnqm.analytic import mean_field
 from mcnqm.analytic.bounds import bayes_bound, information_bound, theorem1
 from mcnqm.analytic.diffusion import sde_risk
+from mcnqm.analytic.effective_rates import effective_lr
+from mcnqm.analytic.loss_law import loss_law
 from mcnqm.analytic.noise_scales import greedy_lr, noise_scale
 from mcnqm.analytic.passage import steps_to_target
 from mcnqm.analytic.stability import convergence_rate, largest_stable_lr
@@ -17,9 +19,11 @@ from mcnqm.analytic.transition import transition
 __all__ = [
     "bayes_bound",
     "convergence_rate",
+    "effective_lr",
     "greedy_lr",
     "information_bound",
     "largest_stable_lr",
+    "loss_law",
     "mean_field",
     "moments",
     "noise_scale",

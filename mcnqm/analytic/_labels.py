@@ -8,7 +8,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mcnqm._version import __version__
 from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
 from mcnqm.memory import check_memory
@@ -77,18 +76,13 @@ def step_coordinate(at: NDArray[np.int64]) -> xr.DataArray:
 def dataset(
     data: dict[str, xr.DataArray],
     settings: Settings,
-    problem: NoisyQuadratic,
-    optimizer: Any = None,
     at: NDArray[np.int64] | None = None,
 ) -> xr.Dataset:
-    """A result with its hyperparameters as coordinates and the whole configuration as attributes."""
+    """A result with its hyperparameters as coordinates."""
     coords = dict(settings.coords)
     if at is not None:
         coords["step"] = step_coordinate(at)
-    attrs = {"method": "analytic", "problem": repr(problem)}
-    if optimizer is not None:
-        attrs["optimizer"] = repr(optimizer)
-    return xr.Dataset(data, coords=coords, attrs={**attrs, "mcnqm_version": __version__})
+    return xr.Dataset(data, coords=coords, attrs={"method": "analytic"})
 
 
 def batch_settings(batch_size: Any) -> Settings:

@@ -15,11 +15,13 @@ from mcnqm.analytic.transient import curves
 from mcnqm.domains import MOST_STEPS, Domain, nonnegative, positive
 from mcnqm.errors import ParameterError
 from mcnqm.problems import NoisyQuadratic, check_problem
+from mcnqm.provenance import recorded
 from mcnqm.record import recorded_steps
 
 __all__ = ["bayes_bound", "information_bound", "theorem1"]
 
 
+@recorded("mcnqm.analytic.theorem1")
 def theorem1(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: int, *, record: Any = None) -> xr.Dataset:
     r"""The bound of Theorem 1 of Zhang et al. (2019), and the value it bounds.
 
@@ -96,9 +98,10 @@ def theorem1(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
             settings.unflatten(exact), dims=dims, attrs={"units": "loss", "long_name": "expected loss"}
         ),
     }
-    return dataset(data, settings, problem, optimizer, at)
+    return dataset(data, settings, at)
 
 
+@recorded("mcnqm.analytic.information_bound")
 def information_bound(problem: NoisyQuadratic, examples: Any) -> xr.Dataset:
     r"""Risk of the maximum-likelihood estimate from N examples (Zhang et al. 2019, section 3.5).
 
@@ -132,9 +135,10 @@ def information_bound(problem: NoisyQuadratic, examples: Any) -> xr.Dataset:
     check_problem(problem)
     label, N = _examples(examples, positive)
     sum_ = math.fsum(problem.multiplicity * (problem.noise / problem.curvature))
-    return _bound(problem, label, 0.5 * sum_ / N, "risk of the maximum-likelihood estimate")
+    return _bound(label, 0.5 * sum_ / N, "risk of the maximum-likelihood estimate")
 
 
+@recorded("mcnqm.analytic.bayes_bound")
 def bayes_bound(problem: NoisyQuadratic, examples: Any) -> xr.Dataset:
     r"""Least risk of any method that knows the problem and the law of θ(0), after N examples.
 
@@ -180,7 +184,7 @@ def bayes_bound(problem: NoisyQuadratic, examples: Any) -> xr.Dataset:
         with np.errstate(invalid="ignore", divide="ignore"):
             share = np.where(precision > 0, c / (c + precision * h), 1.0)
         flat[k] = 0.5 * math.fsum(problem.multiplicity * h * s2 * share)
-    return _bound(problem, label, flat.reshape(N.shape), "least risk of any method")
+    return _bound(label, flat.reshape(N.shape), "least risk of any method")
 
 
 def _examples(examples: Any, domain: Domain) -> tuple[xr.DataArray, NDArray[np.float64]]:
@@ -193,7 +197,7 @@ def _examples(examples: Any, domain: Domain) -> tuple[xr.DataArray, NDArray[np.f
     return label.assign_coords(examples=label), array
 
 
-def _bound(problem: NoisyQuadratic, label: xr.DataArray, value: NDArray[np.float64], long_name: str) -> xr.Dataset:
+def _bound(label: xr.DataArray, value: NDArray[np.float64], long_name: str) -> xr.Dataset:
     data = xr.DataArray(value, dims=label.dims, attrs={"units": "loss", "long_name": long_name})
     coords = {**{str(k): v for k, v in label.coords.items()}, "examples": label.reset_coords(drop=True)}
-    return xr.Dataset({"risk": data}, coords=coords, attrs={"method": "analytic", "problem": repr(problem)})
+    return xr.Dataset({"risk": data}, coords=coords, attrs={"method": "analytic"})

@@ -12,11 +12,13 @@ from mcnqm.analytic.linear.maps import linear_map, linear_settings, maps_of
 from mcnqm.domains import MOST_STEPS
 from mcnqm.errors import ParameterError
 from mcnqm.problems import NoisyQuadratic, check_problem
+from mcnqm.provenance import recorded
 from mcnqm.record import recorded_steps
 
 __all__ = ["sde_risk"]
 
 
+@recorded("mcnqm.analytic.sde_risk")
 def sde_risk(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: int, *, record: Any = None) -> xr.Dataset:
     r"""Expected loss of the stochastic differential equation that SGD tends to as αh → 0.
 
@@ -84,4 +86,4 @@ def sde_risk(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: in
                 variance = float(np.sum(steady * grown, where=grown > 0))  # at step 0 none, however large the limit
                 flat[members, r] = bias + variance / settings.values["batch_size"][members]
     data = xr.DataArray(settings.unflatten(flat), dims=(*settings.dims, "step"), attrs=LOSS)
-    return dataset({"risk": data}, settings, problem, optimizer, at)
+    return dataset({"risk": data}, settings, at)

@@ -39,6 +39,7 @@ from mcnqm.domains import MOST_STEPS, integer, positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import Adam, RMSProp
 from mcnqm.problems import NoisyQuadratic, check_problem
+from mcnqm.provenance import recorded
 from mcnqm.record import recorded_steps
 from mcnqm.settings import Settings, settings_of
 
@@ -59,6 +60,7 @@ _STILL = 1e-14
 """A second moment that falls by less than this in an octave of steps, relative to itself, stands still: rounding."""
 
 
+@recorded("mcnqm.analytic.mean_field.risk")
 def risk(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -123,9 +125,10 @@ def risk(
     check_answer(settings, records=at.size)
     flat = _Field(problem, optimizer, settings, order, nodes).run(at)
     data = xr.DataArray(settings.unflatten(flat), dims=(*settings.dims, "step"), attrs=LOSS)
-    return dataset({"risk": data}, settings, problem, optimizer, at).assign_attrs(method="mean field", order=order)
+    return dataset({"risk": data}, settings, at).assign_attrs(method="mean-field", order=order)
 
 
+@recorded("mcnqm.analytic.mean_field.moments")
 def moments(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -188,10 +191,11 @@ def moments(
         name: xr.DataArray(settings.unflatten(values), dims=dims, attrs={"units": unit})
         for name, values, unit in zip(names, found, units, strict=True)
     }
-    result = dataset(data, settings, problem, optimizer, at).assign_coords(coordinate=chosen)
-    return result.assign_attrs(method="mean field", order=order)
+    result = dataset(data, settings, at).assign_coords(coordinate=chosen)
+    return result.assign_attrs(method="mean-field", order=order)
 
 
+@recorded("mcnqm.analytic.mean_field.steps_to_target")
 def steps_to_target(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -253,7 +257,7 @@ def steps_to_target(
         name: xr.DataArray(settings.unflatten(values), dims=settings.dims, attrs={"units": "steps"})
         for name, values in (("steps", whole), ("crossing", flat))
     }
-    return dataset(data, settings, problem, optimizer).assign_attrs(method="mean field", order=order)
+    return dataset(data, settings).assign_attrs(method="mean-field", order=order)
 
 
 def covers(optimizer: Any, tuned: Iterable[str] = ()) -> bool:

@@ -13,10 +13,12 @@ from mcnqm.analytic._labels import batch_settings, dataset
 from mcnqm.domains import nonnegative
 from mcnqm.errors import ParameterError
 from mcnqm.problems import NoisyQuadratic, check_problem
+from mcnqm.provenance import recorded
 
 __all__ = ["greedy_lr", "noise_scale"]
 
 
+@recorded("mcnqm.analytic.noise_scale")
 def noise_scale(problem: NoisyQuadratic, second_moment: Any = None) -> xr.Dataset:
     r"""Gradient noise scales of McCandlish et al. (2018).
 
@@ -66,9 +68,10 @@ def noise_scale(problem: NoisyQuadratic, second_moment: Any = None) -> xr.Datase
         "B_noise": _number(math.fsum(n * h * c) / bend, "examples"),
         "largest_lr": _number(gradient / bend, "parameter²/loss"),
     }
-    return xr.Dataset(data, attrs={"method": "analytic", "problem": repr(problem)})
+    return xr.Dataset(data, attrs={"method": "analytic"})
 
 
+@recorded("mcnqm.analytic.greedy_lr")
 def greedy_lr(problem: NoisyQuadratic, batch_size: Any, second_moment: Any = None) -> xr.Dataset:
     r"""Learning rate that minimises the expected loss after one step of SGD.
 
@@ -111,7 +114,7 @@ def greedy_lr(problem: NoisyQuadratic, batch_size: Any, second_moment: Any = Non
     settings = batch_settings(batch_size)
     lr = scale.largest_lr.item() / (1.0 + scale.B_noise.item() / settings.values["batch_size"])
     data = xr.DataArray(settings.unflatten(lr), dims=settings.dims, attrs={"units": "parameter²/loss"})
-    return dataset({"lr": data}, settings, problem)
+    return dataset({"lr": data}, settings)
 
 
 def _second_moment(problem: NoisyQuadratic, value: Any) -> NDArray[np.float64]:

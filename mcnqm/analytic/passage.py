@@ -18,6 +18,7 @@ from mcnqm.analytic.linear.scheduled import courses_of, unshared
 from mcnqm.analytic.linear.scheduled_passage import first_passages
 from mcnqm.domains import MOST_STEPS, integer, positive
 from mcnqm.problems import NoisyQuadratic, check_problem
+from mcnqm.provenance import recorded
 
 __all__ = ["steps_to_target"]
 
@@ -28,6 +29,7 @@ _BLOCK = 128
 """Coordinates per block: one rung of it (16 KB with momentum) stays in the first-level cache."""
 
 
+@recorded("mcnqm.analytic.steps_to_target")
 def steps_to_target(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -113,7 +115,9 @@ def steps_to_target(
         dims=settings.dims,
         attrs={"units": "steps", "long_name": "first step at or below the target risk"},
     )
-    return dataset({"steps": data}, settings, problem, optimizer).assign_attrs(max_steps=last)
+    return dataset({"steps": data}, settings).assign_attrs(
+        max_steps=float(last)  # netCDF-3 has no integers beyond 32 bits
+    )
 
 
 class _Motion(NamedTuple):

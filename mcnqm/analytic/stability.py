@@ -11,11 +11,13 @@ from mcnqm.analytic._labels import dataset, selection
 from mcnqm.analytic.linear.maps import effective_curvature, linear_map, linear_settings, maps_of
 from mcnqm.analytic.linear.roots import spectral_decay
 from mcnqm.problems import NoisyQuadratic, check_problem
+from mcnqm.provenance import recorded
 from mcnqm.settings import NO_BATCH_SIZE
 
 __all__ = ["convergence_rate", "largest_stable_lr"]
 
 
+@recorded("mcnqm.analytic.convergence_rate")
 def convergence_rate(
     problem: NoisyQuadratic, optimizer: Any, *, coordinates: Any = None, average: Any = None
 ) -> xr.Dataset:
@@ -81,9 +83,10 @@ def convergence_rate(
         "slowest": xr.DataArray(settings.unflatten(largest), dims=settings.dims, attrs={"units": "1"}),
         "relaxation": xr.DataArray(settings.unflatten(relaxation), dims=settings.dims, attrs={"units": "steps"}),
     }
-    return dataset(data, settings, problem, optimizer).assign_coords(coordinate=wanted)
+    return dataset(data, settings).assign_coords(coordinate=wanted)
 
 
+@recorded("mcnqm.analytic.largest_stable_lr")
 def largest_stable_lr(problem: NoisyQuadratic, optimizer: Any) -> xr.Dataset:
     r"""Learning rate below which every coordinate is stable.
 
@@ -129,4 +132,4 @@ def largest_stable_lr(problem: NoisyQuadratic, optimizer: Any) -> xr.Dataset:
         if values["dampening"]:
             flat[members] /= 1.0 - values["dampening"]
     data = xr.DataArray(settings.unflatten(flat), dims=settings.dims, attrs={"units": "parameter²/loss"})
-    return dataset({"largest_stable_lr": data}, settings, problem, optimizer)
+    return dataset({"largest_stable_lr": data}, settings)

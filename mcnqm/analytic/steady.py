@@ -14,10 +14,12 @@ from mcnqm.analytic.linear.ladder import limit
 from mcnqm.analytic.linear.maps import LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic.linear.roots import spectral_decay
 from mcnqm.problems import NoisyQuadratic, check_problem
+from mcnqm.provenance import recorded
 
 __all__ = ["steady_state"]
 
 
+@recorded("mcnqm.analytic.steady_state")
 def steady_state(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -107,7 +109,7 @@ def steady_state(
     data = {"risk": xr.DataArray(settings.unflatten(flat), dims=settings.dims, attrs=LOSS)}
     for name, attrs in names.items():
         data[name] = xr.DataArray(settings.unflatten(found[name]), dims=(*settings.dims, "coordinate"), attrs=attrs)
-    result = dataset(data, settings, problem, optimizer)
+    result = dataset(data, settings)
     return result if coordinates is None else result.assign_coords(coordinate=wanted)
 
 

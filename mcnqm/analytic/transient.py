@@ -14,6 +14,7 @@ from mcnqm.analytic.linear.maps import LinearMap, linear_map, linear_settings, m
 from mcnqm.analytic.linear.scheduled import S00, S01, S11, SAA, V0, V1, VA, Walk, courses_of, unshared
 from mcnqm.domains import MOST_STEPS
 from mcnqm.problems import NoisyQuadratic, check_problem
+from mcnqm.provenance import recorded
 from mcnqm.record import recorded_steps
 
 __all__ = ["moments", "risk"]
@@ -21,6 +22,7 @@ __all__ = ["moments", "risk"]
 _BLOCK = 128  # coordinates whose ladder of 35 rungs (0.6 MB with momentum) stays in the second-level cache
 
 
+@recorded("mcnqm.analytic.risk")
 def risk(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -116,9 +118,10 @@ def risk(
         bias, variance = curves(problem, linear, at)
         flat[members] = bias + variance / settings.values["batch_size"][members, None]
     data = xr.DataArray(settings.unflatten(flat), dims=(*settings.dims, "step"), attrs=LOSS)
-    return dataset({"risk": data}, settings, problem, optimizer, at)
+    return dataset({"risk": data}, settings, at)
 
 
+@recorded("mcnqm.analytic.moments")
 def moments(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -226,7 +229,7 @@ def moments(
         )
         for name, attrs in names.items()
     }
-    return dataset(data, settings, problem, optimizer, at).assign_coords(
+    return dataset(data, settings, at).assign_coords(
         coordinate=("coordinate", wanted, {"long_name": "coordinate of the expanded problem"})
     )
 

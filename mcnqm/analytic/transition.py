@@ -13,11 +13,13 @@ from mcnqm.analytic.linear.maps import linear_settings
 from mcnqm.analytic.linear.scheduled import V0, V1, Walk, courses_of
 from mcnqm.domains import integer
 from mcnqm.problems import NoisyQuadratic, check_problem
+from mcnqm.provenance import recorded
 from mcnqm.settings import Settings
 
 __all__ = ["transition"]
 
 
+@recorded("mcnqm.analytic.transition")
 def transition(
     problem: NoisyQuadratic, optimizer: Any, batch_size: Any, steps: int, *, coordinates: Any = None
 ) -> xr.Dataset:
@@ -81,14 +83,14 @@ def transition(
     size = len(names)
     if settings.schedules or np.any(settings.values["dampening"] > 0):
         power = _scheduled(problem, optimizer, settings, size, t)[:, entry[wanted]]
-        return _labelled(power, settings, problem, optimizer, wanted, names)
+        return _labelled(power, settings, wanted, names)
     matrix = np.empty((settings.size, h.size, size, size))
     for i in range(size):
         for j in range(size):
             matrix[..., i, j] = entries[i][j]
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         power = np.linalg.matrix_power(matrix, t)
-    return _labelled(power, settings, problem, optimizer, wanted, names)
+    return _labelled(power, settings, wanted, names)
 
 
 def _scheduled(problem: NoisyQuadratic, optimizer: Any, settings: Settings, size: int, t: int) -> NDArray[np.float64]:
@@ -104,13 +106,11 @@ def _scheduled(problem: NoisyQuadratic, optimizer: Any, settings: Settings, size
 def _labelled(
     power: NDArray[np.float64],
     settings: Settings,
-    problem: NoisyQuadratic,
-    optimizer: Any,
     wanted: NDArray[np.int64],
     names: list[str],
 ) -> xr.Dataset:
     data = xr.DataArray(
         settings.unflatten(power), dims=(*settings.dims, "coordinate", "to", "of"), attrs={"long_name": "A^t"}
     )
-    result = dataset({"transition": data}, settings, problem, optimizer)
+    result = dataset({"transition": data}, settings)
     return result.assign_coords(coordinate=("coordinate", wanted), to=names, of=names)

@@ -16,6 +16,7 @@ from mcnqm._version import __version__
 from mcnqm.cli.claims import claims_command
 from mcnqm.cli.interrupts import EXIT_CODES, Signals, said_on_interruption
 from mcnqm.cli.outputs import Undelivered, written
+from mcnqm.cli.plot import plot_command
 from mcnqm.cli.reproduce import reproduce_command
 from mcnqm.cli.scaling import scaling_command
 from mcnqm.cli.schedule import schedule_command
@@ -71,6 +72,10 @@ def _root(
 
       the learning-rate schedule that gets there in the fewest steps
 
+    * mcnqm plot runs.nc --view ensemble --output ensemble.png
+
+      a saved result as a picture: single losses, their bands, the exact law
+
     * mcnqm claims
 
       what the literature says of this model, measured, each with a verdict
@@ -91,6 +96,7 @@ def _root(
 app.command("simulate")(simulate_command)
 app.command("scaling")(scaling_command)
 app.command("schedule")(schedule_command)
+app.command("plot")(plot_command)
 app.command("claims")(claims_command)
 app.command("reproduce")(reproduce_command)
 app.command("verify")(verify_command)

@@ -14,6 +14,7 @@ import typer
 import xarray as xr
 from rich.console import Console
 
+from mcnqm.cli.tables import console_of
 from mcnqm.errors import ParameterError
 from mcnqm.files import check_writable, write_dataset, write_whole
 
@@ -115,7 +116,7 @@ def deliver(
     if figure is not None:
         attempt(f"{figure} was not drawn", put_figure)
     if show is not None:
-        attempt("the table was not shown", lambda: show(result, Console(highlight=False)))
+        attempt("the table was not shown", lambda: show(result, console_of()))
         for path in written:
             typer.echo(f"wrote {path}")
     if failures:

@@ -3,43 +3,25 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
+import re
 import sys
 from typing import Any
 
 import numpy as np
 
+from mcnqm.cli.curves import parse_value, words_of
 from mcnqm.domains import positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import named_optimizers
 from mcnqm.problems import NoisyQuadratic
+from mcnqm.schedules import Schedule
 from mcnqm.studies.contenders import CONTENDERS, Contender
 
-__all__ = ["check_target", "parse_contender", "parse_numbers", "parse_optimizer"]
+__all__ = ["check_target", "expanded", "parse_contender", "parse_optimizer"]
 
 _SPEC = 'look like "adam lr=1e-3 beta2=0.99"'
-
-
-def parse_numbers(name: str, text: str) -> Any:
-    """A number, a comma-separated list, or ``low:high:count`` spaced evenly on a logarithmic axis.
-
-    Examples
-    --------
-    >>> parse_numbers("lr", "0.1"), parse_numbers("lr", "0.1,0.2"), parse_numbers("lr", "1e-3:1e-1:3")
-    (0.1, array([0.1, 0.2]), array([0.001, 0.01 , 0.1  ]))
-    """
-    allowed = "be a number, a list 0.1,0.2 or a log-spaced range 1e-3:1e-1:9"
-    try:
-        if ":" in text:
-            low, high, count = text.split(":")
-            if not (float(low) > 0 and float(high) > 0 and int(count) > 0):
-                raise ValueError
-            return np.geomspace(float(low), float(high), int(count))
-        if "," in text:
-            return np.array([float(part) for part in text.split(",")])
-        return float(text)
-    except ValueError:
-        raise ParameterError(name, text, allowed) from None
 
 
 def check_target(target: float, problem: NoisyQuadratic) -> None:
@@ -59,20 +41,22 @@ def parse_contender(text: str) -> tuple[str, Contender]:
     """
     if text in CONTENDERS:
         return text, CONTENDERS[text]
-    words = text.split()
+    words = words_of(text)
     if not words:
         raise ParameterError("optimizer", text, _SPEC)
     if any(word.startswith("lr=") for word in words[1:]):
         raise ParameterError("optimizer", text, "leave out lr, which is tuned")
     optimizer = parse_optimizer(f"{text} lr=1")
     for name, value in optimizer._asdict().items():
-        if np.ndim(value):
+        if np.ndim(value) or isinstance(value, Schedule):
             raise ParameterError(name, value, "be a scalar in a scaling study")
     return text, Contender(optimizer)
 
 
 def parse_optimizer(text: str) -> Any:
     """Make an optimizer from its name and ``field=value`` pairs; ``module:Class`` imports one of your own.
+
+    Values are those of `mcnqm.cli.curves.parse_value`.
 
     Examples
     --------
@@ -83,7 +67,7 @@ def parse_optimizer(text: str) -> Any:
         ...
     mcnqm.errors.ParameterError: optimizer must be one of adam, ..., got 'sdg'
     """
-    words = text.split()
+    words = words_of(text)
     if not words:
         raise ParameterError("optimizer", text, _SPEC)
     cls = _class_of(words[0])
@@ -102,11 +86,46 @@ def parse_optimizer(text: str) -> Any:
                 raise ParameterError(name, value, "be true or false")
             values[name] = value.lower() == "true"
         else:
-            values[name] = parse_numbers(name, value)
+            values[name] = parse_value(name, value)
     missing = [f for f in fields if f not in values and f not in cls._field_defaults]  # type: ignore[attr-defined]
     if missing:
         raise ParameterError("optimizer", text, f"give {', '.join(missing)}")
     return cls(**values)
+
+
+def expanded(text: str) -> dict[str, Any]:
+    """An optimizer as it is, or, if it sweeps anything, one for every combination, each with a text of its own.
+
+    Examples
+    --------
+    >>> list(expanded("sgd lr=0.1,0.2 momentum=0.9"))
+    ['sgd lr=0.1 momentum=0.9', 'sgd lr=0.2 momentum=0.9']
+    """
+    optimizer = parse_optimizer(text)
+    scales = {
+        name: value.scale if isinstance(value, Schedule) else value
+        for name, value in optimizer._asdict().items()
+        if np.ndim(value.scale if isinstance(value, Schedule) else value)
+    }
+    found = {}
+    for chosen in itertools.product(*map(np.ndarray.tolist, map(np.asarray, scales.values()))):
+        one = dict(zip(scales, chosen, strict=True))
+        words = [_with_scale(word, one) for word in words_of(text)]
+        found[" ".join(words)] = parse_optimizer(" ".join(words))
+    return found
+
+
+def _with_scale(word: str, chosen: dict[str, float]) -> str:
+    """A word with the number of its own in place of all that are swept."""
+    name, equals, value = word.partition("=")
+    if not equals or name not in chosen:
+        return word
+    number = f"{chosen[name]:.12g}"
+    kind, bracket, rest = value.partition("(")
+    if not bracket:
+        return f"{name}={number}"
+    swept = re.match(r"\[[^\]]*\]|[^,)]*", rest)
+    return f"{name}={kind}({number}{rest[swept.end() if swept else 0 :]}"
 
 
 def _class_of(name: str) -> type:

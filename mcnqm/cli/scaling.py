@@ -14,13 +14,13 @@ from mcnqm.checkpoint import Checkpoint
 from mcnqm.cli.interrupts import said_on_interruption
 from mcnqm.cli.outputs import Force, check_outputs, deliver
 from mcnqm.cli.parsing import check_target, parse_contender
+from mcnqm.cli.problems import Dim, Exponent, InitialStd, NoiseExponent, Spectrum, problem_of
 from mcnqm.cli.tables import Column, print_side_by_side
 from mcnqm.domains import integer
 from mcnqm.engine.executor import Pool
 from mcnqm.errors import ParameterError
 from mcnqm.flags import explanations
 from mcnqm.plots.wording import three_digits
-from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import RichMeter
 from mcnqm.studies.scaling import ScalingConfig, cells_of, examples_of_bounds, run
 
@@ -41,8 +41,11 @@ def scaling_command(
             "Default: sgd, momentum, adam.",
         ),
     ] = None,
-    dim: Annotated[int, typer.Option("--dim", "-d", help="Coordinates; the paper has 10000.")] = 1000,
-    exponent: Annotated[float, typer.Option(help="Spectrum h = c = i**-exponent.")] = 1.0,
+    dim: Dim = None,
+    exponent: Exponent = None,
+    noise_exponent: NoiseExponent = None,
+    initial_std: InitialStd = None,
+    spectrum: Spectrum = None,
     doublings: Annotated[int, typer.Option(help="Batch sizes 1, 2, 4, ... 2**doublings.")] = 16,
     target: Annotated[float, typer.Option(help="Risk to reach.")] = _DEFAULT.target,
     trajectories: Annotated[int, typer.Option("--trajectories", "-r", help="Of each replicate.")] = (
@@ -65,7 +68,7 @@ def scaling_command(
     """
     contenders = dict(parse_contender(text) for text in optimizer) if optimizer else _DEFAULT.contenders
     config = ScalingConfig(
-        problem=NoisyQuadratic.power_law(integer("dim", dim, 1), exponent),
+        problem=problem_of(1000, dim, exponent, noise_exponent, initial_std, spectrum),
         contenders=contenders,
         batch_sizes=tuple(2**k for k in range(integer("doublings", doublings, 0, 40) + 1)),
         target=target,

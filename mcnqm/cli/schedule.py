@@ -10,12 +10,12 @@ import typer
 import xarray as xr
 from rich.console import Console
 
+from mcnqm.cli.curves import words_of
 from mcnqm.cli.outputs import Force, check_outputs, deliver
 from mcnqm.cli.parsing import check_target, parse_optimizer
+from mcnqm.cli.problems import Dim, Exponent, InitialStd, NoiseExponent, Spectrum, problem_of
 from mcnqm.cli.tables import Column, print_side_by_side
-from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
-from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import RichMeter
 from mcnqm.studies.schedules import ScheduleConfig, run
 
@@ -32,8 +32,11 @@ def schedule_command(
             "--optimizer", "-o", help='Such as "sgd momentum=0.9" or "adam"; the rate is optimised. Repeat to compare.'
         ),
     ] = None,
-    dim: Annotated[int, typer.Option("--dim", "-d", help="Coordinates; the paper has 10000.")] = 1000,
-    exponent: Annotated[float, typer.Option(help="Spectrum h = c = i**-exponent.")] = 1.0,
+    dim: Dim = None,
+    exponent: Exponent = None,
+    noise_exponent: NoiseExponent = None,
+    initial_std: InitialStd = None,
+    spectrum: Spectrum = None,
     batch_size: Annotated[
         str, typer.Option("--batch-size", "-b", help="Examples per step: a number, or a list such as 1,16,256.")
     ] = _SIZES,
@@ -52,7 +55,7 @@ def schedule_command(
     and confirmed by simulation.
     """
     config = ScheduleConfig(
-        problem=NoisyQuadratic.power_law(integer("dim", dim, 1), exponent),
+        problem=problem_of(1000, dim, exponent, noise_exponent, initial_std, spectrum),
         optimizers={text: _without_rate(text) for text in optimizer} if optimizer else _DEFAULT.optimizers,
         batch_sizes=_sizes(batch_size),
         target=target,
@@ -72,7 +75,7 @@ def _draw(study: xr.Dataset) -> Any:
 
 
 def _without_rate(text: str) -> Any:
-    if any(word.startswith("lr=") for word in text.split()[1:]):
+    if any(word.startswith("lr=") for word in words_of(text)[1:]):
         raise ParameterError("optimizer", text, "leave out lr, which is optimised")
     return parse_optimizer(f"{text} lr=1")
 

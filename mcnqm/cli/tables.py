@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["Column", "print_side_by_side", "print_table", "width_of"]
+__all__ = ["Column", "console_of", "print_side_by_side", "print_table", "width_of"]
+
+_UNLIMITED = 10_000
 
 _GAP = 2
 """Width between two columns."""
@@ -23,6 +27,12 @@ class Column(NamedTuple):
     heading: str
     cells: Sequence[str]
     names: bool = False
+
+
+def console_of() -> Console:
+    """A console for tables: as wide as the terminal, and without a limit where there is none, as in a pipe."""
+    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(highlight=False, width=_UNLIMITED if wide else None)
 
 
 def width_of(columns: Sequence[Column]) -> int:

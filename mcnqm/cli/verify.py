@@ -8,15 +8,15 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from mcnqm.cli.parsing import parse_numbers, parse_optimizer
+from mcnqm.cli.curves import parse_numbers
+from mcnqm.cli.parsing import parse_optimizer
+from mcnqm.cli.problems import Dim, Exponent, InitialStd, NoiseExponent, Spectrum, problem_of
+from mcnqm.cli.tables import console_of
 from mcnqm.comparison import agreement
-from mcnqm.domains import integer
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD
-from mcnqm.problems import NoisyQuadratic
 
 __all__ = ["LINEAR_OPTIMIZERS", "verify_command"]
 
@@ -45,7 +45,11 @@ def verify_command(
     ),
     steps: Annotated[int, typer.Option("--steps", "-n", help="Steps to run.")] = 1000,
     trajectories: Annotated[int, typer.Option("--trajectories", "-r", help="Independent runs of each.")] = 512,
-    dim: Annotated[int, typer.Option("--dim", "-d", help="Coordinates.")] = 200,
+    dim: Dim = None,
+    exponent: Exponent = None,
+    noise_exponent: NoiseExponent = None,
+    initial_std: InitialStd = None,
+    spectrum: Spectrum = None,
     seed: Annotated[int, typer.Option(help="Try another: the false-alarm rate says how often it may fail.")] = 0,
     error_rate: Annotated[float, typer.Option(help="Chance that any of the rows is a false alarm.")] = 1e-3,
 ) -> None:
@@ -55,7 +59,7 @@ def verify_command(
     columns show the largest z-score of each; the verdict comes from one p-value that accounts for their correlation.
     Exits with 1 if any disagrees.
     """
-    problem = NoisyQuadratic.power_law(integer("dim", dim, 1))
+    problem = problem_of(200, dim, exponent, noise_exponent, initial_std, spectrum)
     chosen = {text: parse_optimizer(text) for text in optimizer} if optimizer else LINEAR_OPTIMIZERS
     for text, one in chosen.items():
         swept = [name for name, value in one._asdict().items() if np.ndim(value)]
@@ -64,7 +68,9 @@ def verify_command(
     batch = parse_numbers("batch_size", batch_size)
     rows = len(chosen) * np.size(batch)
     table = Table(
-        title=f"simulation against theory: largest |z| over steps, d = {dim}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=f"simulation against theory: largest |z| over steps, d = {problem.dim}",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("optimizer", overflow="fold")
     for heading in ("B", "mean θ", "var θ", "mean m", "var m", "cov", "risk", "p"):
@@ -96,7 +102,7 @@ def verify_command(
                 f"{float(row['p_value']):.3g}",
                 "agree" if agrees else "[red]DISAGREE[/red]",
             )
-    console = Console(highlight=False)
+    console = console_of()
     console.print(table)
     draws = f"{trajectories} trajectories, {steps} steps, seed {seed}"
     console.print(f"{rows - failed} of {rows} agree ({draws}; false alarm of any row: {error_rate:g})")

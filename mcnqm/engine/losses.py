@@ -48,6 +48,12 @@ class Losses(NamedTuple):
         parts: list[Any] = [None if part is None else part[settings][..., records] for part in self]
         return Losses(*parts)
 
+    def beside(self, others: list[Losses]) -> Losses:
+        """These trajectories, then those of the others."""
+        columns = zip(self, *others, strict=True)
+        parts: list[Any] = [None if each[0] is None else np.concatenate(each, axis=1) for each in columns]
+        return Losses(*parts)._replace(expected=self.expected)
+
     def join(self, others: list[Losses]) -> Losses:
         """These records, then those of the others."""
         if not others:

@@ -106,6 +106,8 @@ class Rule:
     fingerprint : str
         Hash of the sources, of helpers and constants too. Compiled kernels are cached on disk under it, so an edited
         update is recompiled.
+    effective_lr : function or None
+        ``effective_lr(p, k, g, s)`` of an adaptive optimizer, over arrays. No kernel knows it.
     """
 
     update: Callable[..., Any]
@@ -118,6 +120,7 @@ class Rule:
     steps_at_once: int
     twin: Twin | None
     fingerprint: str
+    effective_lr: Callable[..., Any] | None = None
 
 
 _RULES: dict[type, Rule] = {}
@@ -137,6 +140,7 @@ def update_rule(
     local: Callable[..., Any] | None = None,
     steps_at_once: int = 4,
     twin: Twin | None = None,
+    effective_lr: Callable[..., Any] | None = None,
 ) -> Callable[[F], F]:
     """Give an optimizer its arithmetic: the other half of `mcnqm.hyperparameters`.
 
@@ -174,6 +178,11 @@ def update_rule(
         are the same bits.
     twin : Twin, optional
         A linear optimizer close to this one, for variance reduction (see `mcnqm.simulate`).
+    effective_lr : callable, optional
+        ``effective_lr(p, k, g, s) -> rate`` of an adaptive optimizer: by what a step multiplies the gradient, or the
+        average of gradients it descends along, from the hyperparameters of the step, the clock after it, the gradient
+        and the state before it. It is called with NumPy arrays that broadcast, and is not compiled. Results have it as
+        ``effective_lr`` (see `mcnqm.simulate`, ``record_state``).
 
     Returns
     -------
@@ -183,9 +192,9 @@ def update_rule(
     Raises
     ------
     ParameterError
-        If `optimizer` was not made with `mcnqm.hyperparameters`, `iterate` is no variable, or one trial step in plain
-        Python shows that a function uses a field, an entry of the state or a coefficient that there is not, or returns
-        a state of another length.
+        If `optimizer` was not made with `mcnqm.hyperparameters`, two state variables have one name, `iterate` is no
+        variable, or one trial step in plain Python shows that a function uses a field, an entry of the state or a
+        coefficient that there is not, or returns a state of another length.
 
     Notes
     -----
@@ -216,6 +225,8 @@ def update_rule(
         raise ParameterError("optimizer", optimizer, "be a NamedTuple made with mcnqm.hyperparameters")
     if steps_at_once not in (1, 4):
         raise ParameterError("steps_at_once", steps_at_once, "be 1 or 4")
+    if len({"theta", *state}) <= len(tuple(state)):
+        raise ParameterError("state", state, "be names that differ from each other and from theta")
     ticks = tuple(float(value) for value in real_array("clock_start", clock_start)) if clock_start else ()
     row = _row(iterate, "theta", tuple(state))
 
@@ -236,6 +247,7 @@ def update_rule(
             steps_at_once=steps_at_once,
             twin=None if twin is None else _compiled(twin),
             fingerprint=hashlib.sha256(repr((shape, *map(_source, parts))).encode()).hexdigest()[:16],
+            effective_lr=effective_lr,
         )
         try_update(optimizer, tuple(state), function, start, clock, ticks, local)
         if optimizer in _RULES and _RULES[optimizer].fingerprint != rule.fingerprint:

@@ -6,10 +6,12 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from mcnqm.plots.style import COLOURS, decades, new_figure
+from mcnqm.plots.views import check_runs
 
 __all__ = ["plot_batch_growth"]
 
-_LOOKS = (("-", "o"), ("--", "s"), (":", "^"))
+_LOOKS: tuple[tuple[str, str, float, float], ...] = (("-", "o", 3.2, 7.5), ("--", "s", 1.3, 3.2), (":", "^", 1.3, 3.5))
+"""Dashes, marker, width and size of each way: the first, wide and hollow, is seen around a twin that lies on it."""
 
 
 def plot_batch_growth(study: xr.Dataset) -> Figure:
@@ -30,8 +32,9 @@ def plot_batch_growth(study: xr.Dataset) -> Figure:
     >>> from mcnqm.studies.batch_growth import BatchGrowthConfig, run
     >>> config = BatchGrowthConfig(NoisyQuadratic.power_law(10), {"sgd": SGD(lr=0.2)}, trajectories=4, examples=1024)
     >>> [axes.get_ylabel() for axes in plot_batch_growth(run(config)).axes]
-    ['risk']
+    ['risk  E L(θ)']
     """
+    check_runs(study, "batch-growth", "risk", "risk_stderr", "theory", "step")
     labels = [str(label) for label in study["optimizer"].values]
     figure, panels = new_figure(len(labels), width=4.4, height=4.2)
     figure.suptitle(
@@ -43,22 +46,23 @@ def plot_batch_growth(study: xr.Dataset) -> Figure:
     for axes, label in zip(panels, labels, strict=True):
         for k, way in enumerate(study["way"].values):
             one = study.sel(optimizer=label, way=way)
-            dash, marker = _LOOKS[k % len(_LOOKS)]
+            dash, marker, width, size = _LOOKS[k % len(_LOOKS)]
             steps = int(one["step"][-1])
-            axes.plot(x, one["theory"], dash, color=COLOURS[k], linewidth=1.3)
+            axes.plot(x, one["theory"], dash, color=COLOURS[k], linewidth=width, alpha=0.45 if k == 0 else 1.0)
             axes.errorbar(
                 x[1:],
                 one["risk"].values[1:],
                 yerr=2.0 * one["risk_stderr"].values[1:],
                 fmt=marker,
                 color=COLOURS[k],
-                markersize=3.5,
+                markersize=size,
+                markerfacecolor="none" if k == 0 else COLOURS[k],
                 elinewidth=0.9,
                 label=f"{way} ({steps} steps)",
             )
         decades(axes, "y")
         axes.set_xlabel("examples (thousands)")
-        axes.set_ylabel("risk")
         axes.set_title(label, fontsize=10)
         axes.legend(fontsize=8, framealpha=0.85, edgecolor="none")
+    panels[0].set_ylabel("risk  E L(θ)")
     return figure

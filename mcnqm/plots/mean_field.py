@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mcnqm.plots.style import COLOURS, DASHES, decades, new_figure
+from mcnqm.plots.style import COLOURS, DASHES, decades, ink, new_figure
+from mcnqm.plots.views import check_runs
 from mcnqm.plots.wording import numbers
 
 __all__ = ["plot_mean_field"]
@@ -22,9 +23,15 @@ _LOOKS: dict[str, tuple[str, dict[str, Any]]] = {
     "one twin": ("one twin for all starting points", {"color": COLOURS[2], "marker": "^", "linestyle": "-."}),
     "no fluctuations": ("without fluctuations of v", {"color": COLOURS[1], "marker": "s", "linestyle": "--"}),
     "full": ("full theory, {nodes} nodes", {"color": COLOURS[0], "marker": "o", "linestyle": "-"}),
-    "fine rule": ("full theory, {nodes_fine} nodes", {"color": COLOURS[6], "marker": "x", "linestyle": ":"}),
+    "fine rule": ("full theory, {nodes_fine} nodes", {"color": None, "marker": "x", "linestyle": ":"}),
 }
 _SIZES = {"full": 6.5, "no fluctuations": 4.5, "one twin": 6.0, "fine rule": 5.0}
+
+_ASIDE = {"full": 0.84, "no fluctuations": 1.0, "one twin": 1.0, "fine rule": 1.19}
+"""Factors on the batch size at which points are drawn."""
+
+_FOOT = 0.4
+"""Longest lower half of a bar, relative: panels begin at half of the least point."""
 
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
@@ -60,6 +67,7 @@ def plot_mean_field(study: xr.Dataset) -> Figure:
     >>> [axes.get_title() for axes in plot_mean_field(study).axes]
     ['β₂ = 0.99', 'control variate, last step']
     """
+    check_runs(study, "mean-field", "rms_error", "rms_error_stderr", "rms_noise", "late_reduction")
     study = study.transpose("variant", "beta2", "batch_size", ...).sortby("batch_size")
     betas = study["beta2"].values
     figure, panels = new_figure(len(betas) + 1, width=2.9, height=4.2)
@@ -83,13 +91,24 @@ def _errors(axes: Axes, one: xr.Dataset, batch: Array) -> None:
     known = np.isfinite(noise)
     if known.any():
         # Down to far below any limit: a log axis has no 0.
-        axes.fill_between(batch[known], 1e-12, noise[known], color="0.85", linewidth=0, label="Monte Carlo error alone")
+        axes.fill_between(
+            batch[known], 1e-12, noise[known], color="0.5", alpha=0.3, linewidth=0, label="Monte Carlo error alone"
+        )
     for variant, (text, look) in _LOOKS.items():
         if variant not in one["variant"].values:
             continue
         mine = one.sel(variant=variant)
         label = text.format_map(one.attrs)
-        _curve(axes, batch, mine["rms_error"].values, mine["rms_error_stderr"].values, label, look, _SIZES[variant])
+        # Side by side: where theories agree, all of their points are to be seen.
+        _curve(
+            axes,
+            batch * _ASIDE[variant],
+            mine["rms_error"].values,
+            mine["rms_error_stderr"].values,
+            label,
+            look,
+            _SIZES[variant],
+        )
 
 
 def _reductions(axes: Axes, study: xr.Dataset, batch: Array) -> None:
@@ -116,8 +135,9 @@ def _reductions(axes: Axes, study: xr.Dataset, batch: Array) -> None:
 
 def _curve(axes: Axes, batch: Array, value: Array, error: Array, label: str, look: dict[str, Any], size: float) -> None:
     seen = np.isfinite(value) & (value > 0)
-    # A bar that reaches 0 leaves the axis at its foot.
-    low = np.where(np.isfinite(error), np.minimum(2.0 * error, value * (1 - 1e-6)), 0.0)
+    look = {**look, "color": look["color"] or ink()}
+    # A bar that would leave the axes at their foot ends a little below its point, and the grey area says the rest.
+    low = np.where(np.isfinite(error), np.minimum(2.0 * error, _FOOT * value), 0.0)
     high = np.where(np.isfinite(error), 2.0 * error, 0.0)
     axes.errorbar(
         *(batch[seen], value[seen]),

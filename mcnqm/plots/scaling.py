@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,7 +13,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from numpy.typing import NDArray
 
 from mcnqm.flags import Flag
-from mcnqm.plots.style import COLOURS, decades, new_figure
+from mcnqm.plots.style import COLOURS, decades, ink, new_figure
+from mcnqm.plots.views import check_runs
 from mcnqm.plots.wording import three_digits
 
 __all__ = ["plot_scaling"]
@@ -26,18 +27,19 @@ _MARKERS = (("o", 1.0), ("s", 0.85), ("D", 0.8), ("^", 1.0), ("v", 1.0), ("P", 1
 _LARGEST, _SMALLEST = 9.0, 5.5
 """Marker sizes of the first and the last optimizer, so that coinciding points show as nested."""
 
-_STACK = 0.035
-"""Height of one critical batch size at the foot, as a share of the panel."""
+_SAME = 1.1
+"""Bounds that differ by less than this factor everywhere are drawn as one line."""
 
 
 def plot_scaling(study: xr.Dataset) -> Figure:
-    """Steps to target and the tuned effective learning rate against batch size.
+    """Steps to target and the tuned learning rate against batch size.
 
-    Points are simulated, with bars of two standard errors, filled in the small-batch regime and hollow outside it;
-    full lines are exact, dashed ones mean-field theory, whose error in steps the title states; the dotted curve is the
-    fitted trade-off, drawn for optimizers without a theory.
-    The triangles at the foot of the left panel are critical batch sizes, with bars of their 95 % intervals. A
-    cross marks a rate at the edge of its search. What was not reached (inf or NaN) is not drawn, and counted.
+    Points are simulated, with bars of two standard errors, filled in the perfect-scaling regime and hollow beyond it;
+    full lines are exact, dashed ones mean-field theory, whose error in steps the legend below states; the dotted curve
+    is the fitted trade-off, drawn for optimizers without a theory. Triangles are critical batch sizes, with bars of
+    their 95 % intervals, at the height that defines them, 2 S_min: twice the steps that no batch size gets below. A
+    cross marks a rate at the edge of its search. What was not reached (inf or NaN) is not drawn, and counted. The rate
+    of SGD with momentum is the effective one, lr / (1 - momentum), and the axis says so.
 
     Parameters
     ----------
@@ -68,10 +70,11 @@ def plot_scaling(study: xr.Dataset) -> Figure:
     ...     coords={"optimizer": ["SGD"], "batch_size": batch},
     ... )
     >>> [axes.get_ylabel() for axes in plot_scaling(study).axes]
-    ['steps to target', 'tuned effective learning rate']
+    ['steps to target', 'tuned effective learning rate  α / (1 − β)']
     """
+    check_runs(study, "scaling", "steps", "effective_lr", "analytic_steps", "B_crit", "information_bound")
     study = study.transpose("optimizer", "batch_size", ...).sortby("batch_size")
-    figure, (left, right) = new_figure(2, width=5.2, height=5.0)
+    figure, (left, right) = new_figure(2, width=5.2, height=5.4)
     figure.suptitle(_title(study), fontsize=10)
     batch = study["batch_size"].values.astype(float)
     labels = [str(label) for label in study["optimizer"].values]
@@ -92,18 +95,18 @@ def plot_scaling(study: xr.Dataset) -> Figure:
             left.plot(fine, limits[0] + limits[1] / fine, ":", color=look["color"], linewidth=1.4, zorder=2)
 
     left.set_ylabel("steps to target")
-    right.set_ylabel("tuned effective learning rate")
-    _foot(left, study)
-    corners: list[tuple[Axes, Literal["upper right", "lower right"]]]
-    corners = [(left, "upper right"), (right, "lower right")]
-    for axes, corner in corners:
+    right.set_ylabel(_name_of_rate(study))
+    _limits(left, study)
+    for axes in (left, right):
         decades(axes, "y")
         _octaves(axes, batch)
         axes.set_xlabel("batch size (examples)")
-        _legend(axes, corner, bool(study["at_edge"].any()), bool(_doubtful(study).any()))
+        axes.legend(fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, handletextpad=0.3)
         _few_decades(axes)
     _bounds(left, study, batch)
     _triangles(left, study, batch)
+    key = _key(study)
+    figure.legend(handles=key, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
     return figure
 
 
@@ -118,7 +121,7 @@ def _points(axes: Axes, one: xr.Dataset, name: str, look: dict[str, Any], label:
     axes.errorbar(
         batch[seen], value[seen], yerr=[low, high], fmt="none", ecolor=look["color"], elinewidth=1.1, capsize=2.5
     )
-    for chosen, face in ((seen & regime, look["color"]), (seen & ~regime, "white")):
+    for chosen, face in ((seen & regime, look["color"]), (seen & ~regime, axes.get_facecolor())):
         axes.plot(
             batch[chosen], value[chosen], linestyle="none", markerfacecolor=face, markeredgewidth=1.2, zorder=3, **look
         )
@@ -152,7 +155,7 @@ def _octaves(axes: Axes, batch: Array) -> None:
     axes.xaxis.set_major_locator(LogLocator(base=2.0**every, numticks=30))
     axes.xaxis.set_minor_locator(LogLocator(base=2.0, numticks=70) if every > 1 else NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if x < 2**13 else f"{x / 1024:g}k"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if x < 2**10 else f"{x / 1024:g}k"))
     axes.set_xlim(batch[0] / 1.5, batch[-1] * 1.5)
 
 
@@ -164,56 +167,34 @@ def _few_decades(axes: Axes) -> None:
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
 
 
-def _foot(axes: Axes, study: xr.Dataset) -> None:
-    """Limits from the steps, not from where the bounds end, with room at the foot for the triangles."""
+def _limits(axes: Axes, study: xr.Dataset) -> None:
+    """Limits from the steps, not from where the bounds end."""
     axes.set_yscale("log")
     both = np.concatenate([study[name].values.ravel() for name in ("steps", "analytic_steps")])
     both = both[np.isfinite(both) & (both > 0)]
-    if not both.size:
-        return
-    bounds = np.concatenate([study[name].values for name in ("information_bound", "bayes_bound")])
-    top = np.log10(max(both.max(), bounds[np.isfinite(bounds)].max(initial=0.0)))
-    bottom = np.log10(both.min())
-    share = 0.05 + _STACK * (1 + study.sizes["optimizer"])
-    height = (top - bottom + 0.2) / (1 - share)
-    axes.set_ylim(10 ** (top + 0.1 - height), 10 ** (top + 0.1))
+    if both.size:
+        axes.set_ylim(both.min() / 3.0, both.max() * 1.6)
 
 
-def _legend(axes: Axes, corner: Literal["upper right", "lower right"], edges: bool, doubts: bool) -> None:
-    """A legend in a corner, and the y limits stretched until nothing lies under it."""
-    handles, labels = axes.get_legend_handles_labels()
-    if edges:
-        handles.append(Line2D([], [], linestyle="none", marker="x", color="black", markersize=7))
-        labels.append("best rate at the edge of the search")
-    if doubts:
-        handles.append(Line2D([], [], **{**_RING, "markersize": 9}))
-        labels.append("failed a self-check: see its flags")
-    legend = axes.legend(
-        handles, labels, fontsize=8.5, loc=corner, framealpha=0.85, edgecolor="none", handletextpad=0.3
-    )
-    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
-    box = legend.get_window_extent().transformed(axes.transAxes.inverted())
-    drawn = [np.column_stack(line.get_data()).astype(float) for line in axes.lines]
-    inside = axes.transAxes.inverted().transform(axes.transData.transform(np.concatenate(drawn)))
-    heights = inside[(inside[:, 0] > box.x0 - 0.03), 1]
-    if not heights.size:
-        return
-    low, high = np.log10(axes.get_ylim())
-    if corner == "upper right":
-        excess = heights.max() - (box.y0 - 0.03)
-        high += max(0.0, excess) * (high - low) / (box.y0 - 0.03)
-    else:
-        excess = (box.y1 + 0.03) - heights.min()
-        low -= max(0.0, excess) * (high - low) / (1 - box.y1 - 0.03)
-    axes.set_ylim(10**low, 10**high)
+def _name_of_rate(study: xr.Dataset) -> str:
+    """What the right panel shows: "effective" where some optimizer's rate is not the one that was set."""
+    if "lr" in study:
+        known = np.isfinite(study["lr"].values)
+        if np.allclose(study["lr"].values[known], study["effective_lr"].values[known]):
+            return "tuned learning rate"
+    return "tuned effective learning rate  α / (1 − β)"
 
 
 def _bounds(axes: Axes, study: xr.Dataset, batch: Array) -> None:
     low = axes.get_ylim()[0]
-    looks = (
+    looks = [
         ("information_bound", "information bound", "0.45", (0, (6, 3)), 0.02),
-        ("bayes_bound", "Bayes bound", "black", (0, (2, 2)), 0.4),
-    )
+        ("bayes_bound", "Bayes bound", ink(), (0, (2, 2)), 0.4),
+    ]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = np.abs(np.log(study["information_bound"].values / study["bayes_bound"].values))
+    if np.nanmax(apart, initial=0.0) < np.log(_SAME):
+        looks = [("bayes_bound", "Bayes and information bound", ink(), (0, (2, 2)), 0.05)]
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     for name, text, colour, dashes, along in looks:
         value = study[name].values
@@ -241,18 +222,46 @@ def _bounds(axes: Axes, study: xr.Dataset, batch: Array) -> None:
 
 
 def _triangles(axes: Axes, study: xr.Dataset, batch: Array) -> None:
-    """Critical batch sizes at the foot, one above the other so that intervals do not overlap."""
-    across = axes.get_xaxis_transform()
-    shown = 0
+    """Critical batch sizes where they are defined: at twice the least steps, with their intervals."""
     for rank in range(study.sizes["optimizer"]):
         value, low, high = (float(study[name][rank]) for name in ("B_crit", "B_crit_low", "B_crit_high"))
-        if not np.isfinite(value) or not batch[0] <= value <= batch[-1]:
+        height = 2.0 * float(study["S_min"][rank])
+        if not np.isfinite([value, height]).all() or not batch[0] <= value <= batch[-1]:
             continue
-        height, colour = 0.03 + _STACK * shown, COLOURS[rank % len(COLOURS)]
         ends = np.clip([low, high], batch[0], batch[-1])
-        axes.plot(ends, [height] * 2, "-", color=colour, linewidth=1.6, transform=across)
-        axes.plot([value], [height], "v", color=colour, markersize=6, transform=across)
-        shown += 1
+        color = COLOURS[rank % len(COLOURS)]
+        axes.plot(ends, [height] * 2, "-", color=color, linewidth=3.0, alpha=0.5, zorder=4, solid_capstyle="butt")
+        axes.plot([value], [height], "v", color=color, markersize=9, markeredgecolor=ink(), zorder=5)
+
+
+def _key(study: xr.Dataset) -> list[Line2D]:
+    """What marks and lines mean, in the color of the text."""
+    tone = ink()
+
+    def mark(label: str, **look: Any) -> Line2D:
+        return Line2D([], [], **{"color": tone, "linestyle": "none", **look}, label=label)
+
+    found = [
+        mark("simulated ± 2 s.e., steps ∝ 1 / B", marker="o", markersize=6),
+        mark("simulated, beyond that", marker="o", markersize=6, markerfacecolor="none"),
+    ]
+    known = np.isfinite(study["analytic_steps"].values).any(axis=1)
+    kinds = [_theory(study.isel(optimizer=k)) for k in range(study.sizes["optimizer"])]
+    if any(k and kind == "exact" for k, kind in zip(known, kinds, strict=True)):
+        found.append(mark("exact", linestyle="-"))
+    fields = [k for k in np.flatnonzero(known) if kinds[k] == "mean field"]
+    if fields:
+        error = max(float(study["theory_error"][k]) for k in fields)
+        found.append(mark(f"mean field (steps off by {100 * error:.2g} % r.m.s.)", linestyle="--"))
+    if (~known & np.isfinite(study["S_min"].values)).any():
+        found.append(mark("fitted trade-off", linestyle=":"))
+    if np.isfinite(study["B_crit"].values).any():
+        found.append(mark("critical batch size, at $2 S_{min}$", marker="v", markersize=7))
+    if study["at_edge"].any():
+        found.append(mark("best rate at the edge of the search", marker="x", markersize=7))
+    if _doubtful(study).any():
+        found.append(Line2D([], [], **{**_RING, "markersize": 9}, label="failed a self-check: see its flags"))
+    return found
 
 
 def _theory(one: xr.Dataset) -> str:
@@ -281,18 +290,4 @@ def _title(study: xr.Dataset) -> str:
     for name, text in (("target", "target risk {:g}"), ("dim", "d = {}")):
         if name in study.attrs:
             facts.append(text.format(study.attrs[name]))
-    key = "points: simulated ± 2 s.e., filled in the perfect-scaling regime"
-    known = np.isfinite(study["analytic_steps"].values).any(axis=1)
-    kinds = [_theory(study.isel(optimizer=k)) for k in range(study.sizes["optimizer"])]
-    if any(k and kind == "exact" for k, kind in zip(known, kinds, strict=True)):
-        key += "; lines: exact"
-    fields = [k for k in np.flatnonzero(known) if kinds[k] == "mean field"]
-    if fields:
-        error = max(float(study["theory_error"][k]) for k in fields)
-        key += f"; dashed: mean field (steps off by {100 * error:.2g} % r.m.s.)"
-    fitted = ~np.isfinite(study["analytic_steps"].values).any(axis=1) & np.isfinite(study["S_min"].values)
-    if fitted.any():
-        key += "; dotted: fitted trade-off"
-    if np.isfinite(study["B_crit"].values).any():
-        key += "; ▼: critical batch size"
-    return ", ".join(facts) + ("\n" if facts else "") + key
+    return ", ".join(facts)

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-__all__ = ["constants", "coordinate", "labels", "name_of", "numbers", "shared_words", "three_digits", "varying"]
+from mcnqm.provenance import optimizer_of
+from mcnqm.schedules import Schedule
+
+__all__ = [
+    "constants",
+    "coordinate",
+    "labels",
+    "name_of",
+    "numbers",
+    "shared_words",
+    "three_digits",
+    "varying",
+    "wrapped",
+]
 
 
 def varying(runs: xr.Dataset) -> list[str]:
@@ -110,6 +124,17 @@ def shared_words(names: Sequence[str]) -> tuple[str, list[str]]:
     return (" ".join(common), rest) if all(rest) else ("", list(names))
 
 
+def wrapped(facts: Sequence[str], width: int = 84) -> str:
+    """Facts as a title, in lines that fit a panel.
+
+    Examples
+    --------
+    >>> wrapped(["SGD lr=0.1", "batch size 8"])
+    'SGD lr=0.1, batch size 8'
+    """
+    return textwrap.fill(", ".join(facts), width)
+
+
 def constants(runs: xr.Dataset) -> list[str]:
     """What all settings of a result share: the optimizer, as far as it is one, and the batch size.
 
@@ -118,7 +143,7 @@ def constants(runs: xr.Dataset) -> list[str]:
     >>> import mcnqm
     >>> problem = mcnqm.NoisyQuadratic.power_law(dim=10)
     >>> constants(mcnqm.simulate(problem, mcnqm.Lion(lr=[0.1, 0.2]), batch_size=8, steps=3))
-    ['Lion beta1=0.9 beta2=0.99 weight_decay=0', 'batch size 8']
+    ['Lion beta1=0.9 beta2=0.99', 'batch size 8']
     """
     facts = [text for text in (_optimizer(runs),) if text]
     if "batch_size" in runs.coords and runs.coords["batch_size"].size == 1:
@@ -134,9 +159,14 @@ def _optimizer(runs: xr.Dataset) -> str:
         # As the user wrote it, but for what is swept.
         moving = [name for name, array in runs.coords.items() if array.size > 1]
         return " ".join(word for word in names[0].split() if word.partition("=")[0] not in moving)
-    config = json.loads(runs.attrs["config"]).get("optimizer", {}) if "config" in runs.attrs else {}
-    words = [str(config.pop("name", ""))]
-    for name, value in config.items():
-        if not isinstance(value, list):
-            words.append(f"{name}={value}" if isinstance(value, (bool, str)) else f"{name}={numbers(value)[0]}")
-    return " ".join(words).strip()
+    if "optimizer" not in json.loads(runs.attrs.get("config", "{}")):
+        return ""
+    optimizer = optimizer_of(runs)
+    words, usual = [type(optimizer).__name__], type(optimizer)._field_defaults
+    for name, value in optimizer._asdict().items():
+        if isinstance(value, Schedule):
+            words.append(f"{name}: {repr(value).removeprefix('Schedule(').removesuffix(')')},")
+        elif np.ndim(value) == 0 and not (usual.get(name) == value and (value in (0, True) or name == "eps")):
+            # What is off by default, or on, goes without saying.
+            words.append(f"{name}={value}" if isinstance(value, bool) else f"{name}={numbers(value)[0]}")
+    return " ".join(words).strip(",")

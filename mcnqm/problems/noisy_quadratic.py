@@ -109,7 +109,14 @@ class NoisyQuadratic:
     # ------------------------------------------------------------------------------------------ constructors
 
     @classmethod
-    def power_law(cls, dim: int, exponent: float = 1.0) -> NoisyQuadratic:
+    def power_law(
+        cls,
+        dim: int,
+        exponent: float = 1.0,
+        *,
+        noise_exponent: float | None = None,
+        initial_std: ArrayLike = 1.0,
+    ) -> NoisyQuadratic:
         """Curvature and noise ``1, 2**-exponent, 3**-exponent, ...``; the paper's problem at ``exponent=1``.
 
         Parameters
@@ -118,16 +125,20 @@ class NoisyQuadratic:
             Number of coordinates, at least 1. The paper has 10 000.
         exponent : float
             Decay of the spectrum, at least 0. The paper has 1.
+        noise_exponent : float, optional
+            Decay of the noise, at least 0. By default that of the spectrum, as in the paper.
+        initial_std : array_like, shape (dim,) or scalar
+            Standard deviation of the starting point about 0.
 
         Returns
         -------
         NoisyQuadratic
-            With ``noise == curvature`` and θ(0) ~ N(0, I).
+            By default with ``noise == curvature`` and θ(0) ~ N(0, I).
 
         Raises
         ------
         ParameterError
-            If `dim` is not an integer >= 1 or `exponent` is negative or not finite.
+            If `dim` is not an integer >= 1, an exponent is negative or not finite, or `initial_std` is.
 
         Examples
         --------
@@ -135,15 +146,10 @@ class NoisyQuadratic:
         array([1.        , 0.5       , 0.33333333, 0.25      ])
         """
         n = integer("dim", dim, 1)
-        power = nonnegative.check("exponent", exponent)
-        if power.ndim != 0:
-            raise ParameterError("exponent", exponent, "be a number")
         check_memory(64.0 * n, f"{n} coordinates", "dim", n)
-        with np.errstate(under="ignore"):
-            spectrum = np.arange(1, n + 1, dtype=np.float64) ** -float(power)
-        if spectrum[-1] == 0.0:
-            raise ParameterError("exponent", power.item(), f"leave {n}**-exponent above 0")
-        return cls(spectrum)
+        spectrum = _powers(n, "exponent", exponent)
+        noise = None if noise_exponent is None else _powers(n, "noise_exponent", noise_exponent)
+        return cls(spectrum, noise, initial_std=initial_std)
 
     def binned(self, n: int) -> NoisyQuadratic:
         """Quantise the spectrum to at most `n` distinct entries, keeping every trace.
@@ -337,6 +343,17 @@ def _like(h: NDArray[np.float64], name: str, domain: Domain, value: ArrayLike) -
     if array.ndim != 0 and array.shape != h.shape:
         raise ParameterError(name, f"shape {array.shape}", f"be a scalar or have curvature's shape {h.shape}")
     return np.broadcast_to(domain.check(name, value), h.shape)
+
+
+def _powers(n: int, name: str, exponent: Any) -> NDArray[np.float64]:
+    power = nonnegative.check(name, exponent)
+    if power.ndim != 0:
+        raise ParameterError(name, exponent, "be a number")
+    with np.errstate(under="ignore"):
+        values = np.arange(1, n + 1, dtype=np.float64) ** -float(power)
+    if values[-1] == 0.0:
+        raise ParameterError(name, power.item(), f"leave {n}**-{name} above 0")
+    return np.asarray(values)
 
 
 def _compact(array: NDArray[Any]) -> Any:

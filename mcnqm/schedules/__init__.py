@@ -5,7 +5,7 @@ step t is what the update from t to t + 1 uses. So a sweep over many settings sh
 an array of steps times settings.
 """
 
-from mcnqm.schedules.curves import FOREVER, Curve, Scaled, Segments, stretches
+from mcnqm.schedules.curves import FOREVER, Curve, Function, Joined, Later, Scaled, Segments, stretches
 from mcnqm.schedules.schedule import Schedule
 from mcnqm.schedules.shapes import (
     constant,
@@ -23,6 +23,9 @@ from mcnqm.schedules.shapes import (
 __all__ = [
     "FOREVER",
     "Curve",
+    "Function",
+    "Joined",
+    "Later",
     "Scaled",
     "Schedule",
     "Segments",

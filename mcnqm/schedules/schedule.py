@@ -83,12 +83,11 @@ class Schedule:
         return hash((np.asarray(self.scale).tobytes(), np.asarray(self.which).tobytes(), len(self.curves)))
 
     def __repr__(self) -> str:
-        curve = self.curves[0].describe() if len(self.curves) == 1 else {}
-        parts = "function" if "function" in curve else f"{len(curve.get('lengths', []))} pieces"
-        kind = f"{len(self.curves)} curves" if len(self.curves) > 1 else parts
         size = np.shape(self.scale)
-        scale = f"<{' x '.join(map(str, size))} values>" if size else f"{float(self.scale):g}"
-        return f"Schedule({scale} x {kind})"
+        if len(self.curves) == 1 and not size:
+            return f"Schedule({_worded(self.curves[0], float(self.scale))})"
+        kind = f"{len(self.curves)} curves" if len(self.curves) > 1 else _worded(self.curves[0])
+        return f"Schedule({' x '.join(map(str, size))} values x {kind})"
 
     def later(self, start: int) -> Schedule:
         """The same schedule, seen from step `start` on.
@@ -124,6 +123,37 @@ class Schedule:
             "curves": [curve.describe() for curve in self.curves],
             "which": np.asarray(self.which).tolist(),
         }
+
+
+def _worded(curve: Curve, scale: float = 1.0) -> str:
+    """What a curve does, in a few words.
+
+    Examples
+    --------
+    >>> from mcnqm.schedules import constant, cosine, linear, piecewise
+    >>> cosine(0.1, steps=1000), constant(0.1), piecewise([0.3, 0.2, 0.1], 20)
+    (Schedule(cosine from 0.1 to 0 in 1000 steps), Schedule(0.1 at every step),
+     Schedule(3 pieces from 0.3 to 0.1 in 60 steps))
+    >>> linear([0.1, 0.2], steps=10)
+    Schedule(2 values x linear from 1 to 0 in 10 steps)
+    """
+    if isinstance(curve, Segments):
+        first, last, steps = scale * curve.first[0], scale * curve.last[-1], sum(curve.lengths)
+        if len(curve.shapes) == 1:
+            shape = curve.shapes[0]
+            return (
+                f"{last:g} at every step" if first == last else f"{shape} from {first:g} to {last:g} in {steps} steps"
+            )
+        return f"{len(curve.shapes)} pieces from {first:g} to {last:g} in {steps} steps"
+    if isinstance(curve, Scaled):
+        return _worded(curve.curve, scale * curve.scale)
+    if isinstance(curve, Later):
+        return f"{_worded(curve.curve, scale)}, from step {curve.start} on"
+    if isinstance(curve, Joined):
+        return ", then ".join(_worded(part, scale) for part in curve.curves)
+    said = curve.describe()
+    words = str(said.get("function", type(curve).__name__.lower()))
+    return words if scale == 1.0 else f"{scale:g} x {words}"
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,14 +10,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mcnqm._version import __version__
 from mcnqm.errors import ParameterError
-from mcnqm.optimizers import SGD, Adam, RMSProp
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.provenance import arguments_of, optimizer_of
 from mcnqm.schedules import Schedule, piecewise, stack
 from mcnqm.scheduling.pieces import Lengths
 
-__all__ = ["ADAPTIVE", "LINEAR", "Best", "Wording", "described", "labeled", "scheduled_optimizer", "schedules_of"]
+__all__ = ["ADAPTIVE", "LINEAR", "Best", "Wording", "labeled", "scheduled_optimizer", "schedules_of"]
 
 Array = NDArray[np.float64]
 _Attrs = Mapping[str, Mapping[str, str]]
@@ -136,21 +133,6 @@ def labeled(found: list[Best | None], batch: xr.DataArray, target: float | None,
     return xr.Dataset(data, coords={**coords, "baseline": names})
 
 
-def described(
-    result: xr.Dataset, problem: NoisyQuadratic, optimizer: Any, method: str, config: dict[str, Any]
-) -> xr.Dataset:
-    """The result with the configuration that it is of."""
-    numbers = {name: np.asarray(value).tolist() for name, value in optimizer._asdict().items()}
-    named = {"name": type(optimizer).__name__, **numbers}
-    return result.assign_attrs(
-        method=method,
-        problem=repr(problem),
-        optimizer=repr(optimizer),
-        mcnqm_version=__version__,
-        config=json.dumps({"problem": problem.to_dict(), "optimizer": named, **config}),
-    )
-
-
 def scheduled_optimizer(result: xr.Dataset) -> Any:
     """The optimizer of a result of `optimize_schedule`, with its schedules in place of the rate and the momentum.
 
@@ -181,17 +163,14 @@ def scheduled_optimizer(result: xr.Dataset) -> Any:
     needed = ("lr", "length", "steps")
     if not isinstance(result, xr.Dataset) or "config" not in result.attrs or any(n not in result for n in needed):
         raise ParameterError("result", type(result).__name__, "be what mcnqm.optimize_schedule returns")
-    config = json.loads(result.attrs["config"])
-    given = dict(config["optimizer"])
-    kinds = {kind.__name__: kind for kind in (SGD, Adam, RMSProp)}
-    optimizer: Any = kinds[given.pop("name")](**given)
+    optimizer, given = optimizer_of(result), arguments_of(result)
     dims = [str(dim) for dim in result["steps"].dims]
 
     def one(at: xr.Dataset, name: str) -> Schedule:
         used = at["length"].values > 0
         return piecewise(at[name].values[used], at["length"].values[used].astype(np.int64))
 
-    names = ["lr"] + (["momentum"] if config.get("tune_momentum") else [])
+    names = ["lr"] + (["momentum"] if given.get("tune_momentum") else [])
     reached = np.isfinite(result["steps"].values)
     if not reached.any():
         raise ParameterError("result", result["steps"].values, "have reached its target somewhere")

@@ -23,9 +23,10 @@ from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Adam, Number, RMSProp, numeric_fields
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import meter_of
+from mcnqm.provenance import recorded
 from mcnqm.schedules import Schedule
 from mcnqm.scheduling.adaptive import search_adaptive
-from mcnqm.scheduling.labels import ADAPTIVE, LINEAR, Best, described, labeled
+from mcnqm.scheduling.labels import ADAPTIVE, LINEAR, Best, labeled
 from mcnqm.scheduling.pieces import Layout, Lengths
 from mcnqm.scheduling.rule import Candidate, Rule
 from mcnqm.scheduling.search import LinearSearch
@@ -41,6 +42,7 @@ _UNSEARCHED = ("eps_root", "eps_hat", "momentum", "centered")
 """Options of Adam and RMSProp that their search does not know."""
 
 
+@recorded("mcnqm.optimize_schedule")
 def optimize_schedule(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -196,14 +198,9 @@ def optimize_schedule(
             raise ParameterError(name, switch, "be True or False")
     count, batch, meter = integer("bins", bins, 1), _batch(batch_size), meter_of(progress)
     sizes = [float(b) for b in batch.values.reshape(-1)]
-    config: dict[str, Any] = {
-        "batch_size": np.asarray(batch).tolist(), "steps": horizon.steps, "target": horizon.target, "pieces": most,
-        "bins": bins, "spacing": shape, "max_steps": horizon.most,
-    }  # fmt: skip
     found: Iterator[Best | None]
     if linear:
         found = _linear(problem, optimizer, sizes, horizon, layout, tune_momentum, count, baselines)
-        config.update(lengths=None if lengths is None else np.asarray(lengths).tolist(), tune_momentum=tune_momentum)
     else:
         options: dict[str, Any] = {
             "trajectories": integer("reference_trajectories", value_of(reference_trajectories), 1, 2**20),
@@ -225,7 +222,6 @@ def optimize_schedule(
             )
             for b in sizes
         )
-        config.update(options, refine=refine)
     best = []
     meter.start(float(batch.size), "schedules")
     try:
@@ -235,7 +231,7 @@ def optimize_schedule(
     finally:
         meter.close()
     answer = labeled(best, batch, horizon.target, LINEAR if linear else ADAPTIVE)
-    return described(answer, problem, optimizer, "analytic" if linear else "mean field and simulation", config)
+    return answer.assign_attrs(method="analytic" if linear else "mean field and simulation")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ factor.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -20,12 +19,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm import analytic
-from mcnqm._version import __version__
 from mcnqm.domains import integer, positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Adam
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
+from mcnqm.provenance import recorded
 from mcnqm.schedules import piecewise
 from mcnqm.simulation import simulate
 
@@ -87,6 +86,7 @@ class BatchGrowthConfig:
                 raise ParameterError(f"optimizers[{label!r}]", one, "be a mcnqm.SGD or Adam with one rate")
 
 
+@recorded("mcnqm.studies.batch_growth.run", BatchGrowthConfig)
 def run(
     config: BatchGrowthConfig | None = None,
     *,
@@ -149,19 +149,6 @@ def run(
         "factor": config.factor,
         "trajectories": config.trajectories,
         "seed": str(config.seed),
-        "mcnqm_version": __version__,
-        "config": json.dumps(
-            {
-                "problem": config.problem.to_dict(),
-                "optimizers": {label: repr(one) for label, one in config.optimizers.items()},
-                "batch_size": config.batch_size,
-                "factor": config.factor,
-                "stages": config.stages,
-                "examples": config.examples,
-                "trajectories": config.trajectories,
-                "seed": config.seed,
-            }
-        ),
     }
     return study
 

@@ -12,6 +12,7 @@ import xarray as xr
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Adam, Number, numeric_fields
 from mcnqm.problems import NoisyQuadratic
+from mcnqm.provenance import records_itself
 from mcnqm.settings import settings_of
 from mcnqm.simulation import simulate
 
@@ -25,6 +26,7 @@ DEFAULT_OPTIMIZERS: dict[str, Any] = {
 """SGD, momentum at the same effective rate, and Adam: near the best for risk 0.01 at batch size 16, d = 1000."""
 
 
+@records_itself("mcnqm.studies.comparison.compare")
 def compare(
     problem: NoisyQuadratic,
     optimizers: Mapping[str, Any],
@@ -84,4 +86,7 @@ def compare(
     # What differs between the parts is kept by label, so that the file says how each was run.
     configs = [json.loads(part.attrs["config"]) for part in parts]
     by_label = {label: config.pop("optimizer") for label, config in zip(optimizers, configs, strict=True)}
-    return result.assign_attrs(config=json.dumps({**configs[0], "optimizers": by_label}))
+    shared = {**configs[0], "function": "mcnqm.studies.comparison.compare", "optimizers": by_label}
+    # What it comes to by default is up to each.
+    shared["control_variate"] = options.get("control_variate")
+    return result.assign_attrs(config=json.dumps(shared))

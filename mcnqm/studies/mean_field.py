@@ -9,7 +9,6 @@ control variate is measured along the way.
 
 from __future__ import annotations
 
-import json
 import math
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from mcnqm.errors import ParameterError
 from mcnqm.optimizers import Adam
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
+from mcnqm.provenance import recorded
 from mcnqm.simulation import simulate
 from mcnqm.statistics import jackknife
 from mcnqm.tuning.routes import mean_field_route
@@ -120,6 +120,7 @@ class MeanFieldConfig:
         }
 
 
+@recorded("mcnqm.studies.mean_field.run", MeanFieldConfig)
 def run(
     config: MeanFieldConfig | None = None,
     *,
@@ -362,8 +363,6 @@ def _labelled(config: MeanFieldConfig, cells: list[_Cell]) -> xr.Dataset:
             "nodes": _NODES,
             "nodes_fine": _NODES_FINE,
             "seed": str(config.seed),
-            "mcnqm_version": __version__,
-            "config": json.dumps(config.to_dict()),
         },
     )
 

@@ -7,7 +7,6 @@ interrupted study continues where it stopped, to the same bits.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -31,6 +30,7 @@ from mcnqm.fits import log_slope, small_batch_regime, tradeoff
 from mcnqm.flags import flag_attrs
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
+from mcnqm.provenance import recorded
 from mcnqm.statistics import BOUNDS
 from mcnqm.studies.chains import KINDS, Chains, cell, safe_name, theory_at
 from mcnqm.studies.contenders import CONTENDERS, Contender
@@ -119,6 +119,7 @@ def cells_of(config: ScalingConfig) -> list[str]:
     return [cell(label, b, kind) for label in config.contenders for b in config.batch_sizes for kind in KINDS]
 
 
+@recorded("mcnqm.studies.scaling.run", ScalingConfig)
 def run(
     config: ScalingConfig | None = None,
     *,
@@ -276,8 +277,6 @@ def _labeled(
             "trajectories": config.trajectories,
             "replicates": config.replicates,
             "seed": str(config.seed),
-            "mcnqm_version": __version__,
-            "config": json.dumps(config.to_dict()),
         },
     )
 

@@ -7,7 +7,6 @@ shortest horizon that reaches the target (`mcnqm.optimize_schedule`); beside the
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -19,12 +18,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm import analytic
-from mcnqm._version import __version__
 from mcnqm.domains import Domain, integer, positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
+from mcnqm.provenance import recorded
 from mcnqm.scheduling import optimize_schedule
 from mcnqm.studies.scaling import examples_of_bounds
 from mcnqm.tuning.tuner import tune
@@ -81,6 +80,7 @@ class ScheduleConfig:
             raise ParameterError("optimizers", self.optimizers, "not be empty")
 
 
+@recorded("mcnqm.studies.schedules.run", ScheduleConfig)
 def run(
     config: ScheduleConfig | None = None,
     *,
@@ -155,17 +155,6 @@ def run(
         "dim": config.problem.dim,
         "pieces": config.pieces,
         "seed": str(config.seed),
-        "mcnqm_version": __version__,
-        "config": json.dumps(
-            {
-                "problem": config.problem.to_dict(),
-                "optimizers": {label: repr(one) for label, one in config.optimizers.items()},
-                "batch_sizes": [int(b) for b in config.batch_sizes],
-                "target": config.target,
-                "pieces": config.pieces,
-                "seed": config.seed,
-            }
-        ),
     }
     return study
 

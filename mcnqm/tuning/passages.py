@@ -12,7 +12,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm import analytic
-from mcnqm._version import __version__
 from mcnqm.arguments import default, refuse_unused, renamed, value_of
 from mcnqm.averaging import checked_average
 from mcnqm.domains import choice, integer, positive
@@ -22,6 +21,7 @@ from mcnqm.flags import flag_attrs
 from mcnqm.optimizers import SGD, Lion, Number, numeric_fields
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import meter_of
+from mcnqm.provenance import recorded
 from mcnqm.record import MAX_STEPS
 from mcnqm.settings import Settings, settings_of
 from mcnqm.statistics import BOUNDS
@@ -35,6 +35,7 @@ LONGEST_BY_DEFAULT = 2**22
 """Where a simulation gives up by default: what has not settled by then seldom reaches its target."""
 
 
+@recorded("mcnqm.steps_to_target")
 def steps_to_target(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -230,7 +231,6 @@ def steps_to_target(
             "replicates": int(replicates),
             "seed": str(value_of(seed)),  # as text: netCDF 3 has no integers of 64 bits
             "dtype": dtype,
-            "mcnqm_version": __version__,
         },
     )
 

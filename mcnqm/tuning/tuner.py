@@ -11,7 +11,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mcnqm._version import __version__
 from mcnqm.arguments import default, refuse_unused, renamed, value_of
 from mcnqm.domains import choice, integer, positive, unit_interval
 from mcnqm.engine import Pool, may_join
@@ -20,6 +19,7 @@ from mcnqm.flags import Flag, flag_attrs
 from mcnqm.optimizers import Number, domain_of, numeric_fields
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter, meter_of
+from mcnqm.provenance import recorded
 from mcnqm.schedules import Schedule
 from mcnqm.settings import batch_size_domain, settings_of
 from mcnqm.statistics import BOUNDS
@@ -163,6 +163,7 @@ def checked(tuned: Tuned, theory: Tuned | None, *, exact: bool, max_steps: float
     return replace(tuned, flags=flags)
 
 
+@recorded("mcnqm.tune")
 def tune(
     problem: NoisyQuadratic,
     optimizer: Any,
@@ -330,10 +331,8 @@ def tune(
     data["freedom"] = labeled([r.freedom for r in results], {"long_name": "degrees of freedom of the errors"})
     data["at_edge"] = labeled([r.at_edge for r in results], {})
     data["flags"] = labeled([np.int32(r.flags) for r in results], flag_attrs())
-    attrs = {"method": method, "target": target, "optimizer": repr(optimizer), "mcnqm_version": __version__}
-    if method == "simulate":
-        attrs.update(dtype=options["dtype"], seed=str(options["seed"]))
-    return xr.Dataset(data, attrs=attrs)
+    simulated = {"dtype": options["dtype"], "seed": str(options["seed"])} if method == "simulate" else {}
+    return xr.Dataset(data, attrs=simulated)
 
 
 def _simulated(

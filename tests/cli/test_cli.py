@@ -17,7 +17,8 @@ from PIL import Image
 
 import mcnqm
 from mcnqm.cli import main
-from mcnqm.cli.parsing import parse_numbers, parse_optimizer
+from mcnqm.cli.curves import parse_numbers
+from mcnqm.cli.parsing import parse_optimizer
 
 COMMAND = [sys.executable, "-c", "from mcnqm.cli import main; main()"]
 
@@ -89,7 +90,30 @@ def test_a_sweep(tmp_path):
         ),
         (["-o", "nowhere:SGD lr=0.1"], "optimizer must be importable"),
         (["-o", "sgd lr=0.1", "-o", "sgd lr=0.1"], "optimizer must be given once each"),
-        (["-o", "sgd lr=0.1,0.2", "-o", "adam lr=0.1"], "must have scalar hyperparameters"),
+        (["-o", "sgd lr=0.1,0.2", "-o", "sgd lr=0.1"], "optimizer must be given once each"),
+        (["-o", "sgd lr=cosin(0.1,steps=9)"], "or a schedule: constant, linear, cosine"),
+        (["-o", "sgd lr=cosine(0.1)"], "lr must be a call that mcnqm knows (cosine missing 1 required"),
+        (["-o", "sgd lr=cosine(0.1,steps=0)"], "steps must be an integer in [1, "),
+        (["-o", "sgd lr=cosine(0.1,step=9)"], "unexpected keyword argument 'step'"),
+        (["-o", "sgd lr=cosine(steps=9,0.1)"], "lr must give arguments without a name first"),
+        (["-o", "sgd lr=cosine(0.1,steps=9"], "lr must be a number"),
+        (["--average", "tail"], "average must be a number"),
+        (["--average", "tail(-1)"], "start must be an integer in [0, "),
+        (["--average", "1.5"], "average must be in [0, 1], got 1.5"),
+        (["--target", "0"], "target must be > 0, got 0.0"),
+        (["--target", "low"], "target must be a number"),
+        (["--coordinates", "0,5"], "coordinates must be integers in [0, 5), got 5"),
+        (["--coordinates", "0.5"], "coordinates must be whole numbers, got 0.5"),
+        (["--record-state"], "record_state must go with coordinates"),
+        (["--record", "5,1"], "record must be integers in [0, steps=30000], strictly increasing, got 1"),
+        (["--view", "risks"], "view must be one of 'risk', 'ensemble', "),
+        (["--view", "ensemble"], "view must go with --figure, which it draws, got 'ensemble'"),
+        (["--view", "paths", "--figure", "a.png"], "view must go with --coordinates"),
+        (["--view", "phase", "--figure", "a.png", "--coordinates", "0"], "view must go with --record-state"),
+        (["--view", "heatmap", "--figure", "a.png", "-o", "sgd lr=0.1", "-n", "9"], "must"),
+        (["--noise-exponent", "-1"], "noise_exponent must be >= 0, got -1.0"),
+        (["--initial-std", "-1"], "initial_std must be >= 0, got -1.0"),
+        (["--spectrum", "nowhere.csv"], "dim must be left out with --spectrum, which says it, got 5"),
         (["-b", "0"], "batch_size must be >= 1, got 0.0"),
         (["-n", "-1"], "steps must be an integer in [0, 17179869184], got -1"),
         (["-r", "0"], "trajectories must be an integer in [1, 4294967296], got 0"),

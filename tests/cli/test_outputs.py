@@ -99,7 +99,7 @@ class _Bad:
 @pytest.mark.parametrize(
     ("command", "picture", "table"),
     [
-        ("simulate", "mcnqm.plots.risk.plot_risk", "mcnqm.cli.simulate.print_table"),
+        ("simulate", "mcnqm.plots.risk_curves.risk", "mcnqm.cli.simulate.print_table"),
         ("scaling", "mcnqm.plots.scaling.plot_scaling", "mcnqm.cli.scaling.print_side_by_side"),
         ("schedule", "mcnqm.plots.schedules.plot_schedules", "mcnqm.cli.schedule.print_side_by_side"),
     ],

@@ -13,6 +13,7 @@ import mcnqm
 from mcnqm.cli.parsing import parse_optimizer
 from mcnqm.cli.scaling import _show_cells, _show_summary
 from mcnqm.cli.simulate import _show
+from mcnqm.cli.tables import console_of
 from mcnqm.studies.comparison import compare
 
 PROBLEM = mcnqm.NoisyQuadratic.power_law(dim=10)
@@ -92,3 +93,10 @@ def test_a_study_of_many_optimizers(count):
     assert text.count("65536") == (count + 2) // 3, "three fit side by side"
     summary = "\n".join(shown(_show_summary, study))
     assert f"{float(study.slope[0]):.3f} [{float(study.slope_low[0]):.3f}, " in summary
+
+
+def test_what_goes_into_a_pipe_is_not_torn(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert console_of().width > 1000
+    monkeypatch.setenv("COLUMNS", "80")
+    assert console_of().width == 80

@@ -32,7 +32,9 @@ def test_axes_are_logarithmic_and_named():
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
         assert axes.get_xlabel() == "batch size (examples)"
     assert left.get_ylabel() == "steps to target"
-    assert right.get_ylabel() == "tuned effective learning rate"
+    assert right.get_ylabel() == "tuned effective learning rate  α / (1 − β)"
+    plain = study_of()
+    assert plot_scaling(plain.assign(lr=plain.effective_lr)).axes[1].get_ylabel() == "tuned learning rate"
 
 
 def test_numbers_and_bounds_are_written_where_they_belong():
@@ -43,10 +45,22 @@ def test_numbers_and_bounds_are_written_where_they_belong():
     left, right = figure.axes
     assert legend_of(left)[0] == "SGD: $B_{crit}$ 657 [642, 12300]"
     assert legend_of(right)[0] == "SGD: slope 1.002 [0.991, 1.013]"
-    assert [text.get_text() for text in left.texts] == ["information bound", "Bayes bound"]
-    title = figure.get_suptitle()
-    assert title.startswith("target risk 0.01, d = 1000\n")
-    assert "dotted: fitted trade-off" in title
+    assert [text.get_text() for text in left.texts] == ["Bayes and information bound"]
+    assert figure.get_suptitle() == "target risk 0.01, d = 1000"
+    (key,) = figure.legends
+    assert "fitted trade-off" in [text.get_text() for text in key.get_texts()]
+    study["bayes_bound"] = 0.5 * study["bayes_bound"]
+    apart = plot_scaling(study).axes[0]
+    assert [text.get_text() for text in apart.texts] == ["information bound", "Bayes bound"]
+
+
+def test_a_critical_batch_size_stands_at_twice_the_least_steps():
+    study = study_of()
+    left, _ = plot_scaling(study).axes
+    marks = [line for line in left.lines if line.get_marker() == "v" and line.get_xdata().size == 1]
+    for k, mark in enumerate(marks):
+        assert mark.get_xdata().item() == float(study["B_crit"][k])
+        assert mark.get_ydata().item() == 2 * float(study["S_min"][k])
 
 
 def test_what_is_not_known_is_said():
@@ -59,10 +73,9 @@ def test_what_is_not_known_is_said():
     study["at_edge"][1, 3] = True
     left, right = plot_scaling(study).axes
     assert legend_of(left)[1].endswith("∞]")
-    assert legend_of(left)[2:] == [
-        "Adam: $B_{crit}$ not determined (4 not reached)",
-        "best rate at the edge of the search",
-    ]
+    assert legend_of(left)[2:] == ["Adam: $B_{crit}$ not determined (4 not reached)"]
+    (key,) = left.figure.legends
+    assert "best rate at the edge of the search" in [text.get_text() for text in key.get_texts()]
     assert legend_of(right)[2] == "Adam: slope not determined (4 not reached)"
 
 
@@ -99,7 +112,7 @@ def test_nothing_lies_under_a_legend_or_outside(count, octaves, first):
     for axes, name in zip(figure.axes, ("steps", "effective_lr"), strict=True):
         box = axes.get_legend().get_window_extent()
         panel = axes.get_window_extent()
-        assert box.x0 > panel.x0
+        assert box.y1 < panel.y0
         batch = np.broadcast_to(study["batch_size"].values, study[name].shape)
         points = axes.transData.transform(np.column_stack([batch.ravel(), study[name].values.ravel()]))
         assert not box.count_contains(points)

@@ -56,7 +56,7 @@ def test_short_runs_have_fewer_pieces(study):
 def test_figure_has_a_row_for_each_optimizer(study):
     figure = plot_schedules(study)
     panels = [axes for axes in figure.axes if axes.get_xlabel()]
-    assert len(panels) == 6
+    assert len(panels) == 8
     assert {axes.get_xlabel() for axes in panels} == {"batch size (examples)", "share of the run that is done"}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from mcnqm.kernels.forms import kernel_forms
 from mcnqm.kernels.jit import fma, number, scalar
+from mcnqm.kernels.rules.effective import quotient
 from mcnqm.kernels.updates import Twin, update_rule
 from mcnqm.optimizers import Adam
 
@@ -97,6 +98,23 @@ def _twin(p, a, g, y, s):
     return fma(-a[0], m, fma(-p.lr * p.weight_decay, y, y)), (m,)
 
 
+def _plain_effective(p, k, g, s):
+    # lr / (sqrt(v') + ε) with v' after bias correction: what multiplies m after its own.
+    root2 = np.sqrt(1.0 - k[1] * p.bias_correction)
+    v = p.beta2 * s[1] + (1.0 - p.beta2) * g * g
+    return quotient(p.lr * root2, np.sqrt(v) + p.eps * root2)
+
+
+def _general_effective(p, k, g, s):
+    used = np.where(p.present_betas > 0.0, p.beta2 ** k[2], k[1])
+    correction2 = 1.0 - used * p.bias_correction
+    root2 = np.sqrt(correction2)
+    hat = p.eps_hat > 0.0
+    outside, inside = np.where(hat, p.eps, p.eps * root2), np.where(hat, p.eps_root, p.eps_root * correction2)
+    v = p.beta2 * s[1] + (1.0 - p.beta2) * g * g
+    return quotient(p.lr * root2, np.sqrt(v + inside) + outside)
+
+
 _MOMENTS = ("yy", "ym", "mm", "v")
 
 
@@ -107,6 +125,7 @@ _MOMENTS = ("yy", "ym", "mm", "v")
     clock_start=(1.0, 1.0),
     steps_at_once=1,
     twin=Twin(_twin, ("first_moment",), _plain_rates, _MOMENTS),
+    effective_lr=_plain_effective,
 )
 def _plain(p, c, g, theta, s):
     zero, one = number(0.0, g), number(1.0, g)
@@ -126,6 +145,7 @@ def _plain(p, c, g, theta, s):
     clock_start=(1.0, 1.0, 0.0),
     steps_at_once=1,
     twin=Twin(_twin, ("first_moment",), _general_rates, _MOMENTS),
+    effective_lr=_general_effective,
 )
 def _general(p, c, g, theta, s):
     zero, one = number(0.0, g), number(1.0, g)

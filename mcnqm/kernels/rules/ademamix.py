@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mcnqm.kernels.jit import fma, number
+from mcnqm.kernels.rules.effective import quotient
 from mcnqm.kernels.updates import Twin, update_rule
 from mcnqm.optimizers import AdEMAMix
 
@@ -44,6 +45,13 @@ def _twin(p, a, g, y, s):
     return fma(-a[1], n, fma(-a[0], m, fma(-p.lr * p.weight_decay, y, y))), (m, n)
 
 
+def _effective(p, k, g, s):
+    # lr / (sqrt(v') + ε) with v' after bias correction: what multiplies m after its own, and α times that n.
+    root2 = np.sqrt(1.0 - p.beta2 ** k[0])
+    v = p.beta2 * s[2] + (1.0 - p.beta2) * g * g
+    return quotient(p.lr * root2, np.sqrt(v) + p.eps * root2)
+
+
 @update_rule(
     AdEMAMix,
     state=("first_moment", "slow_moment", "second_moment"),
@@ -51,6 +59,7 @@ def _twin(p, a, g, y, s):
     clock_start=(0.0,),
     steps_at_once=1,
     twin=Twin(_twin, ("first_moment", "slow_moment"), _rates, ("yy", "ym", "yn", "mm", "mn", "nn", "v")),
+    effective_lr=_effective,
 )
 def _ademamix(p, c, g, theta, s):
     zero, one = number(0.0, g), number(1.0, g)

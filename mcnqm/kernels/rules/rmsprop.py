@@ -8,6 +8,7 @@ import numpy as np
 
 from mcnqm.kernels.forms import kernel_forms
 from mcnqm.kernels.jit import fma, number
+from mcnqm.kernels.rules.effective import quotient
 from mcnqm.kernels.updates import Twin, update_rule
 from mcnqm.optimizers import RMSProp
 
@@ -51,11 +52,17 @@ def _plain_twin(p, a, g, y, s):
     return fma(-a[0], g, y), s
 
 
+def _plain_effective(p, k, g, s):
+    v = p.alpha * s[0] + (1.0 - p.alpha) * g * g
+    return quotient(p.lr, np.sqrt(v) + p.eps)
+
+
 @update_rule(
     PlainRMSProp,
     state=("second_moment",),
     steps_at_once=1,
     twin=Twin(_plain_twin, (), _plain_rates, ("yy", "v")),
+    effective_lr=_plain_effective,
 )
 def _plain(p, c, g, theta, s):
     zero, one = number(0.0, g), number(1.0, g)
@@ -88,11 +95,20 @@ def _general_twin(p, a, g, y, s):
     return fma(-p.lr, m, y), (m,)
 
 
+def _general_effective(p, k, g, s):
+    # What the gradient is multiplied by on its way through the buffer of steps.
+    v = p.alpha * s[0] + (1.0 - p.alpha) * g * g
+    n = p.alpha * s[1] + (1.0 - p.alpha) * g
+    spread = np.maximum(v - p.centered * n * n, 0.0)
+    return quotient(p.lr, np.sqrt(spread + p.eps_root) + p.eps)
+
+
 @update_rule(
     GeneralRMSProp,
     state=("second_moment", "mean_gradient", "momentum"),
     steps_at_once=1,
     twin=Twin(_general_twin, ("momentum",), _general_rates, ("yy", "ym", "yn", "mm", "mn", "nn", "v")),
+    effective_lr=_general_effective,
 )
 def _general(p, c, g, theta, s):
     zero, one = number(0.0, g), number(1.0, g)

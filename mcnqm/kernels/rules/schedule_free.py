@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mcnqm.kernels.jit import fma, number, scalar
+from mcnqm.kernels.rules.effective import quotient
 from mcnqm.kernels.updates import Twin, update_rule
 from mcnqm.optimizers import ScheduleFreeAdam, ScheduleFreeSGD
 
@@ -88,6 +89,13 @@ def _adam_twin(p, a, g, y, s):
     return y, (base, x)
 
 
+def _adam_effective(p, k, g, s):
+    # lr / (sqrt(v') + ε) with v' after bias correction: what multiplies the gradient in a step of the base sequence.
+    root2 = np.sqrt(1.0 - p.beta2 ** k[2])
+    v = p.beta2 * s[2] + (1.0 - p.beta2) * g * g
+    return quotient(p.lr * root2, np.sqrt(v) + p.eps * root2)
+
+
 def _adam_twin_start(p, y):
     return y, y
 
@@ -109,6 +117,7 @@ def _adam_twin_start(p, y):
         start=_adam_twin_start,
         begin=_adam_begin,
     ),
+    effective_lr=_adam_effective,
 )
 def _adam(p, c, g, theta, s):
     zero, one = number(0.0, g), number(1.0, g)

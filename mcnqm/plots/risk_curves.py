@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 
 from mcnqm.errors import ParameterError
 from mcnqm.plots.style import COLOURS, DASHES, decades, new_figure
-from mcnqm.plots.wording import constants, coordinate, labels, name_of, varying
+from mcnqm.plots.views import check_runs
+from mcnqm.plots.wording import constants, coordinate, labels, name_of, varying, wrapped
 
-__all__ = ["plot_risk"]
+__all__ = ["risk"]
 
 Array = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ _MOST_TICKS = 12
 """Entries of a sweep that the colour bar names one by one."""
 
 
-def plot_risk(runs: xr.Dataset) -> Figure:
+def risk(runs: xr.Dataset) -> Figure:
     """Risk against steps on log axes, one curve per setting, with bands of two standard errors.
 
     Parameters
@@ -52,10 +52,11 @@ def plot_risk(runs: xr.Dataset) -> Figure:
     >>> import mcnqm
     >>> problem = mcnqm.NoisyQuadratic.power_law(dim=10)
     >>> runs = mcnqm.simulate(problem, mcnqm.SGD(lr=[0.1, 0.2]), batch_size=8, steps=100)
-    >>> figure = plot_risk(runs)
+    >>> figure = risk(runs)
     >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     ['lr = 0.1', 'lr = 0.2']
     """
+    check_runs(runs, "risk", "risk", "step")
     if not (runs["step"] > 0).any():
         raise ParameterError("runs", "no step after the start", "have some: a logarithmic axis has no 0")
     dims = varying(runs)
@@ -80,7 +81,7 @@ def plot_risk(runs: xr.Dataset) -> Figure:
         facts.append(f"{drawn} of {total} settings")
     if curves.diverged:
         facts.append(f"× diverged ({curves.diverged})")
-    axes.set_title(textwrap.fill(", ".join(facts), 84), fontsize=10)
+    axes.set_title(wrapped(facts), fontsize=10)
     return figure
 
 
