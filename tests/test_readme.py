@@ -65,7 +65,8 @@ def test_the_notebook_is_the_tutorial():
     location.loader.exec_module(script)
     page, notebook = ROOT / "docs" / "tutorial.md", ROOT / "docs" / "tutorial.ipynb"
     assert notebook.read_text() == script.written(page.read_text())
-    code = "".join("".join(c["source"]) for c in json.loads(notebook.read_text())["cells"] if c["cell_type"] == "code")
+    cells = [c for c in json.loads(notebook.read_text())["cells"] if c["cell_type"] == "code"]
+    code = "\n".join("".join(cell["source"]) for cell in cells)
     compile(code, "notebook", "exec")
     assert "mcnqm.tune" in code
     assert "savefig" not in code

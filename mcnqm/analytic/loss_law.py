@@ -202,7 +202,7 @@ class _ChiSquares:
             found = 0.5 * (begin + end)
             for _ in range(_CORRECTIONS):
                 found = np.clip(found + (levels - below(found)) / slope, begin, end)
-        width = _DIFFERENCE * np.minimum(self.std, found)
+        width = _DIFFERENCE * np.maximum(np.minimum(self.std, found), 1e-3 * self.std)
         ends = [below(found + sign * width) for sign in (1, -1)]
         return found, np.maximum(ends[0] - ends[1], 0.0) / (2.0 * width)
 
