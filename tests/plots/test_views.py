@@ -214,6 +214,7 @@ def test_a_panel_of_ones_own(runs):
     figure = Figure()
     one, two = figure.subplots(1, 2)
     assert plots.ensemble(runs, ax=one) is figure
+    assert plots.risk(runs, ax=figure.subplots()) is figure
     plots.distribution(runs, ax=two, steps=300)
     assert one.lines
     assert two.patches
