@@ -17,7 +17,7 @@ from mcnqm.optimizers import (
     Signum,
     hyperparameters,
 )
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import DoubleWell, Landscape, NoisyQuadratic, QuarticWell, landscape
 from mcnqm.scheduling import optimize_schedule, scheduled_optimizer, schedules_of
 from mcnqm.simulation import noise, simulate
 from mcnqm.tuning.passages import steps_to_target
@@ -27,10 +27,13 @@ __all__ = [
     "SGD",
     "AdEMAMix",
     "Adam",
+    "DoubleWell",
+    "Landscape",
     "Lion",
     "NAdam",
     "NoisyQuadratic",
     "ParameterError",
+    "QuarticWell",
     "RMSProp",
     "ScheduleFreeAdam",
     "ScheduleFreeSGD",
@@ -41,6 +44,7 @@ __all__ = [
     "averaging",
     "extending",
     "hyperparameters",
+    "landscape",
     "noise",
     "optimize_schedule",
     "plots",

@@ -123,8 +123,7 @@ def run_ensemble(
     meter: Meter,
 ) -> tuple[Kept | Reduced, NDArray[np.float64] | None]:
     """Losses, kept or reduced, and first passages, shape (settings, targets, trajectories)."""
-    problem = job.problem
-    scale = problem.initial_risk + 0.5 * float(np.sum(problem.multiplicity * problem.noise / problem.curvature))
+    scale = job.problem.loss_scale
     found: Kept | Reduced = Kept() if reduction is None else Reduced(reduction)
     passages = None if targets is None else np.empty((job.settings.size, targets.size, job.trajectories.size))
     whole = [(slice(None), job)]

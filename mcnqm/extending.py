@@ -7,6 +7,9 @@ Description
 Arithmetic
     `update_rule` gives it the update of one step. `fma` and `number` are for use inside: a multiply-add that is rounded
     once, and a constant in the width of another number.
+Problems
+    `landscape` makes a `NamedTuple` a kind of problem. `exp` and `log` are for use inside its functions, and `helper`
+    decorates what several of them have in common: see ``docs/landscapes.md``.
 Options
     `kernel_forms` keeps options free where they are off; `Twin` is a control variate for adaptive optimizers.
 """
@@ -14,9 +17,10 @@ Options
 from mcnqm.domains import Domain, finite, nonnegative, positive, unit_interval
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.forms import kernel_forms
-from mcnqm.kernels.jit import fma, number
 from mcnqm.kernels.updates import Twin, update_rule
 from mcnqm.optimizers.base import Number, combined, hyperparameters
+from mcnqm.problems.arithmetic import exp, fma, helper, log, number
+from mcnqm.problems.landscapes import landscape
 
 __all__ = [
     "Domain",
@@ -24,10 +28,14 @@ __all__ = [
     "ParameterError",
     "Twin",
     "combined",
+    "exp",
     "finite",
     "fma",
+    "helper",
     "hyperparameters",
     "kernel_forms",
+    "landscape",
+    "log",
     "nonnegative",
     "number",
     "positive",

@@ -16,11 +16,12 @@ from mcnqm.engine import Job, Pool, check_room, first_trajectories, has_twin, ru
 from mcnqm.ensembles import UNITS, run_ensemble, states_along
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.forms import iterate_row
-from mcnqm.kernels.noise import GRADIENT, INITIAL, MAX_EXAMPLES
+from mcnqm.kernels.noise import GAUSSIAN, GRADIENT, INITIAL, MAX_EXAMPLES
 from mcnqm.kernels.shards import replay
 from mcnqm.memory import check_memory
 from mcnqm.optimizers import Number
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import Problem, check_any_problem, unknown_to_twins
+from mcnqm.problems.noisy_quadratic import checked_degrees
 from mcnqm.progress import meter_of
 from mcnqm.provenance import recorded, settled
 from mcnqm.record import MAX_STEPS, recorded_steps
@@ -39,7 +40,7 @@ _ENOUGH = 8
 
 @recorded("mcnqm.simulate")
 def simulate(
-    problem: NoisyQuadratic,
+    problem: Problem,
     optimizer: Any,
     batch_size: Number,
     steps: int,
@@ -63,7 +64,8 @@ def simulate(
 
     Parameters
     ----------
-    problem : NoisyQuadratic
+    problem : NoisyQuadratic or landscape
+        What is optimized, of any kind: landscapes such as `mcnqm.DoubleWell`, and those of `mcnqm.landscape`, too.
         Where. A multiplicity of n is n coordinates with noise of their own.
     optimizer : optimizer
         `SGD`, `Adam`, another of the package, or your own. Any numeric hyperparameter may be a scalar, a 1-D array
@@ -95,7 +97,8 @@ def simulate(
         the levels 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95 and 0.99.
     minibatch : {"exact", "per_example"}
         ``"exact"`` draws the averaged gradient from its law, N(h θ, c / B). ``"per_example"`` draws B gradients and
-        averages them: B times slower, the same law, whole batch sizes only.
+        averages them: B times slower, the same law, whole batch sizes only. With ``noise_df`` the laws differ: a
+        batch's noise is Student's t itself, or the mean of B draws of it, which is closer to normal.
     average : Number, optional
         Weight γ of the past, in [0, 1], in an average of the iterates,
         :math:`\bar\theta_{t+1} = \gamma \bar\theta_t + (1-\gamma)\theta_{t+1}` from :math:`\bar\theta_0 = \theta_0`;
@@ -121,8 +124,8 @@ def simulate(
     xarray.Dataset
         Over one dimension per array-valued hyperparameter (…), then
 
-        - ``loss`` (…, trajectory, step): :math:`L(\theta) = \tfrac12 \sum_i h_i \theta_i^2`; ``inf`` once a lane
-          has diverged;
+        - ``loss`` (…, trajectory, step): :math:`L(\theta) = \tfrac12 \sum_i h_i \theta_i^2`; of a landscape, the loss
+          above the least there is (above 0, where a landscape does not say); ``inf`` once a lane has diverged;
         - ``risk``, ``risk_stderr`` (…, step): estimate of the expected loss and its standard error (NaN for a single
           trajectory, inf where a lane has diverged): the mean of the loss over trajectories or, with a control
           variate, of the loss less what the twin explains of it;
@@ -133,7 +136,8 @@ def simulate(
         - ``variance_reduction`` (…, step), with a control variate: variance of the plain mean of the loss over that of
           ``risk``;
         - ``diverged`` (…, trajectory): whether the loss ever, at a recorded step, was not finite or above 1e20
-          times :math:`E L(\theta_0) + \operatorname{tr}(C H^{-1})/2`;
+          times the problem's ``loss_scale``, :math:`E L(\theta_0) + \operatorname{tr}(C H^{-1})/2`; of a landscape,
+          too, whether a coordinate was outside its region;
         - ``theta`` (…, trajectory, step, coordinate), with `coordinates`; of a diverged lane, whatever its arithmetic
           gave;
         - with `record_state`, of the same dimensions, ``state_`` and the name of each state variable
@@ -200,8 +204,7 @@ def simulate(
         ...
     mcnqm.errors.ParameterError: batch_size must be >= 1, got 0.0
     """
-    if not isinstance(problem, NoisyQuadratic):
-        raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
+    check_any_problem(problem)
     averaged = {} if average is None else {"average": checked_average(average)}
     settings = settings_of(optimizer, batch_size, schedules=True, **averaged)
     last = integer("steps", steps, 0, MAX_STEPS)
@@ -223,6 +226,7 @@ def simulate(
     if single and average is not None:
         raise ParameterError("average", average, "be None with dtype='float32'")
     excluded = "an average" if average is not None else "minibatch='per_example'" if per_example else None
+    excluded = unknown_to_twins(problem) or excluded
     excluded = "dtype='float32'" if single else excluded
     excluded = "reduce" if reduction is not None else excluded
     cells = twin_cells(count) if _controlled(control_variate, optimizer, count, excluded) else 0
@@ -283,8 +287,9 @@ def noise(
     steps: int,
     *,
     purpose: str = "gradient",
+    noise_df: float | None = None,
 ) -> NDArray[np.float64]:
-    """Replay the standard normals that drive any trajectory.
+    """Replay the draws that drive any trajectory: standard normals or, with `noise_df`, Student's t of variance 1.
 
     Parameters
     ----------
@@ -296,11 +301,13 @@ def noise(
         How many draws of each, from step 0.
     purpose : {"gradient", "initial"}
         The gradient's noise, or the starting point's: θ(0) = mean + std * ``noise(..., 1, purpose="initial")``.
+    noise_df : float, optional
+        The problem's, of the gradient's noise. Starting points are normal whatever it is.
 
     Returns
     -------
     ndarray of float64, shape (trajectories, steps, coordinates)
-        Entry ``[r, t, i]`` is the normal in the gradient of the update from step t to t + 1. The values are of
+        Entry ``[r, t, i]`` is the draw in the gradient of the update from step t to t + 1. The values are of
         float32 resolution, exactly as the kernels use them.
 
     Raises
@@ -323,12 +330,15 @@ def noise(
     key = integer("seed", seed, 0, _MAX_SEED)
     purposes = {"gradient": GRADIENT, "initial": INITIAL}
     code = purposes[choice("purpose", purpose, tuple(purposes))]
+    if noise_df is not None and purpose != "gradient":
+        raise ParameterError("noise_df", noise_df, f"be None with purpose={purpose!r}")
+    df = checked_degrees(noise_df)
     r = _indices("trajectory", trajectory, _MAX_INDEX).astype(np.uint32)
     i = _indices("coordinate", coordinate, _MAX_INDEX).astype(np.uint32)
     count = integer("steps", steps, 0, MAX_STEPS)
     what = f"normals of {r.size} trajectories x {count} steps x {i.size} coordinates"
     check_memory(12.0 * r.size * count * i.size, what, "steps", count)
-    return replay(key, code, r, i, count).astype(np.float64)
+    return replay(key, code, r, i, count, GAUSSIAN if df is None else df).astype(np.float64)
 
 
 def _states(wanted: Any, job: Job, chosen: NDArray[np.int64] | None, last: int) -> tuple[str, ...] | None:

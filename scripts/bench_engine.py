@@ -7,7 +7,8 @@ Coordinate updates per second, through the public `mcnqm.simulate`, compilation 
 (a) one setting, d = 1000, 64 trajectories;
 (b) 64 learning rates, d = 1000, 4 trajectories;
 
-each for heavy ball and Adam, on one thread and on two. All rows are measured in turn, `repeats` times over, so that a
+each for heavy ball and Adam, on one thread and on two; and for heavy ball with multiplicative noise and on
+`mcnqm.DoubleWell`, without NumPy. All rows are measured in turn, `repeats` times over, so that a
 drift of the machine's speed meets them alike; medians are printed, and ratios of medians.
 
 NumPy works in place on arrays that fit the L2 cache, draws with SFC64 (its fastest bit generator), and draws anew for
@@ -16,6 +17,10 @@ every setting. The limits are what this machine does with nothing else in the wa
 normals   our generator filling a buffer in L1: every update of (a) needs a normal of its own
 fma       fused multiply-adds on registers: heavy ball needs 4 per update (h x, + sigma z, momentum, theta)
 root      sqrt(v) and m / x on a buffer in L1: Adam needs one of each per update
+sqrt      sqrt(v) alone: multiplicative noise needs one per update, and 6 multiply-adds (h x, s x, c + s x², + noise,
+          momentum, theta)
+sigmoid   1 / (1 + exp(x)) by our exponential: two wells need one per update, and 9 multiply-adds (the exponent 3, two
+          slopes and their mean 3, + noise, momentum, theta)
 """
 
 from __future__ import annotations
@@ -40,10 +45,18 @@ from rich.table import Table
 import mcnqm
 from mcnqm.kernels.jit import OPTIONS, fma
 from mcnqm.kernels.noise import GRADIENT, fill_noise
+from mcnqm.problems.arithmetic import exp
 
 DIM = 1000
 BATCH = 16
 CASES = {"a": (1, 64), "b": (64, 4)}  # settings, trajectories
+PROBLEMS = {
+    "heavy ball": mcnqm.NoisyQuadratic.power_law(DIM),
+    "Adam": mcnqm.NoisyQuadratic.power_law(DIM),
+    "multiplicative noise": mcnqm.NoisyQuadratic.power_law(DIM, multiplicative_noise=0.3),
+    "two wells": mcnqm.DoubleWell(dim=DIM, start="wide"),
+}
+WITH_NUMPY = ("heavy ball", "Adam")
 
 
 # ------------------------------------------------------------------------------------------------------------ NumPy
@@ -117,14 +130,14 @@ def numpy_run(kind: str, rates: np.ndarray, trajectories: int, steps: int) -> fl
 
 def rates_of(kind: str, settings: int) -> np.ndarray:
     """Stable learning rates for either optimizer."""
-    top = 0.1 if kind == "heavy ball" else 5e-3
+    top = 5e-3 if kind == "Adam" else 0.01 if kind == "two wells" else 0.1
     return np.geomspace(top / 30, top, settings) if settings > 1 else np.array([top])
 
 
 def our_run(kind: str, rates: np.ndarray, trajectories: int, steps: int, threads: int) -> float:
     """The same sweep through the public call. Mean loss, as a check."""
-    problem = mcnqm.NoisyQuadratic.power_law(DIM)
-    optimizer = mcnqm.SGD(lr=rates, momentum=0.9) if kind == "heavy ball" else mcnqm.Adam(lr=rates)
+    problem = PROBLEMS[kind]
+    optimizer = mcnqm.Adam(lr=rates) if kind == "Adam" else mcnqm.SGD(lr=rates, momentum=0.9)
     # Without twins, which NumPy does not run either.
     alone = {"trajectories": trajectories, "threads": threads, "control_variate": False}
     runs = mcnqm.simulate(problem, optimizer, BATCH, steps, **alone)
@@ -163,6 +176,20 @@ def _root_many(times, m, v):
             m[j] = m[j] / (np.sqrt(v[j]) + eps)
 
 
+@numba.njit(**OPTIONS)
+def _sqrt_many(times, v, out):
+    for k in range(times):
+        for j in range(v.size):
+            out[j] = np.sqrt(v[j] + k)
+
+
+@numba.njit(**OPTIONS)
+def _sigmoid_many(times, x, out):
+    for k in range(times):
+        for j in range(x.size):
+            out[j] = 1.0 / (1.0 + exp(x[j] + k))
+
+
 def limit_normals() -> float:
     """Normals per second, one core."""
     n, times = 1024, 400
@@ -186,6 +213,29 @@ def limit_root() -> float:
     return times * m.size / seconds(lambda: _root_many(times, m, v))
 
 
+def limit_sqrt() -> float:
+    """Square roots per second, one core."""
+    v, out, times = np.ones(512), np.empty(512), 4000
+    _sqrt_many(1, v, out)
+    return times * v.size / seconds(lambda: _sqrt_many(times, v, out))
+
+
+def limit_sigmoid() -> float:
+    """Values of 1 / (1 + exp(x)) per second, one core."""
+    x, out, times = np.linspace(-5.0, 5.0, 512), np.empty(512), 4000
+    _sigmoid_many(1, x, out)
+    return times * x.size / seconds(lambda: _sigmoid_many(times, x, out))
+
+
+LIMITS = {
+    "normals": limit_normals,
+    "fma": limit_fma,
+    "root": limit_root,
+    "sqrt": limit_sqrt,
+    "sigmoid": limit_sigmoid,
+}
+
+
 def seconds(work: Callable[[], Any]) -> float:
     """Wall time of one call."""
     start = time.perf_counter()
@@ -200,20 +250,21 @@ def measure(steps: int, repeats: int) -> dict[str, Any]:
     """Everything in turn, `repeats` times over; medians."""
     samples: dict[str, list[float]] = {}
     for round_ in range(repeats + 1):
-        for kind in ("heavy ball", "Adam"):
+        for kind in PROBLEMS:
             for case, (settings, trajectories) in CASES.items():
                 rates = rates_of(kind, settings)
                 # NumPy needs fewer steps for as good a measurement, and its cost per step does not change.
                 few = max(16, steps // 16)
-                work = DIM * settings * trajectories
-                took = seconds(partial(numpy_run, kind, rates, trajectories, few))
-                rows = {f"{kind}|{case}|NumPy": few * work / took}
+                work, rows = DIM * settings * trajectories, {}
+                if kind in WITH_NUMPY:
+                    took = seconds(partial(numpy_run, kind, rates, trajectories, few))
+                    rows[f"{kind}|{case}|NumPy"] = few * work / took
                 for threads in (1, 2):
                     took = seconds(partial(our_run, kind, rates, trajectories, steps, threads))
                     rows[f"{kind}|{case}|mcnqm {threads}"] = steps * work / took
                 for name, value in rows.items():
                     samples.setdefault(name, []).append(value)
-        for name, limit in (("normals", limit_normals), ("fma", limit_fma), ("root", limit_root)):
+        for name, limit in LIMITS.items():
             samples.setdefault(f"limit|{name}", []).append(limit())
         if round_ == 0:
             samples.clear()  # the first round compiled
@@ -222,13 +273,17 @@ def measure(steps: int, repeats: int) -> dict[str, Any]:
 
 def shares(rates: dict[str, float]) -> dict[str, float]:
     """Share of the limit each one-thread row reaches: the time its unavoidable work takes over the time it took."""
-    normal, fused, root = (1 / rates[f"limit|{name}"] for name in ("normals", "fma", "root"))
+    normal, fused, root, square, sigmoid = (1 / rates[f"limit|{name}"] for name in LIMITS)
     shared = 1 / CASES["b"][0]  # normals per update when all settings share one
     least = {
         "heavy ball|a": normal + 4 * fused,
         "heavy ball|b": shared * normal + 4 * fused,
         "Adam|a": normal + root,
         "Adam|b": shared * normal + root,
+        "multiplicative noise|a": normal + square + 6 * fused,
+        "multiplicative noise|b": shared * normal + square + 6 * fused,
+        "two wells|a": normal + sigmoid + 9 * fused,
+        "two wells|b": shared * normal + sigmoid + 9 * fused,
     }
     return {name: bound * rates[f"{name}|mcnqm 1"] for name, bound in least.items()}
 
@@ -247,6 +302,10 @@ def main() -> None:
         "heavy ball|b": "fma",
         "Adam|a": "normals, then root",
         "Adam|b": "root",
+        "multiplicative noise|a": "normals, then fma, sqrt",
+        "multiplicative noise|b": "fma, then sqrt",
+        "two wells|a": "normals, then sigmoid",
+        "two wells|b": "sigmoid",
     }
     table = Table(title=f"Coordinate updates per second, d = {DIM}, medians of {options.repeats}")
     for heading in (
@@ -264,14 +323,15 @@ def main() -> None:
     report: list[dict[str, Any]] = []
     for name, limit in limits.items():
         kind, case = name.split("|")
-        peer, one, two = (rates[f"{name}|{who}"] for who in ("NumPy", "mcnqm 1", "mcnqm 2"))
+        peer = rates.get(f"{name}|NumPy", math.nan)
+        one, two = (rates[f"{name}|{who}"] for who in ("mcnqm 1", "mcnqm 2"))
         report.append(
             {
                 "optimizer": kind,
                 "case": case,
-                "numpy": peer,
+                "numpy": None if math.isnan(peer) else peer,
                 "one_thread": one,
-                "ratio": one / peer,
+                "ratio": None if math.isnan(peer) else one / peer,
                 "two_threads": two,
                 "scaling": two / one,
                 "limit": limit,
@@ -279,12 +339,13 @@ def main() -> None:
             }
         )
         table.add_row(
-            *(kind, case, f"{peer:.3g}", f"{one:.3g}", f"{one / peer:.1f}", f"{two:.3g}", f"{two / one:.2f}"),
+            *(kind, case, "" if math.isnan(peer) else f"{peer:.3g}", f"{one:.3g}"),
+            *("" if math.isnan(peer) else f"{one / peer:.1f}", f"{two:.3g}", f"{two / one:.2f}"),
             *(limit, f"{share[name]:.0%}"),
         )
     console = Console(width=120 if not sys.stdout.isatty() else None)
     console.print(table)
-    for name in ("normals", "fma", "root"):
+    for name in LIMITS:
         console.print(f"limit {name}: {rates[f'limit|{name}']:.3g} per second and core", highlight=False)
     if options.json:
         machine = {"machine": platform.machine(), "cores": os.cpu_count(), "numba": numba.__version__}

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mcnqm.engine.kinds import check_optimizer, kind_of_problem
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.forms import kernel_form
 from mcnqm.kernels.updates import rule_of
 from mcnqm.memory import check_memory
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import Problem
 from mcnqm.schedules import Scaled, Segments
 from mcnqm.settings import Settings, Timetable
 
@@ -33,7 +34,7 @@ class Job:
 
     Attributes
     ----------
-    problem : NoisyQuadratic
+    problem : Problem
     optimizer : optimizer
     settings : Settings
         Of the optimizer's hyperparameters and the batch size.
@@ -50,7 +51,7 @@ class Job:
         Of the state and of updates. The second with neither twins nor an average.
     """
 
-    problem: NoisyQuadratic
+    problem: Problem
     optimizer: Any
     settings: Settings
     trajectories: NDArray[np.uint32]
@@ -58,6 +59,10 @@ class Job:
     per_example: bool = False
     cells: int = 0
     dtype: str = "float64"
+
+    def __post_init__(self) -> None:
+        kind_of_problem(self.problem)
+        check_optimizer(self.problem, self.optimizer, *self.form)
 
     @property
     def lanes(self) -> int:

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcnqm.engine.job import Job
+from mcnqm.engine.kinds import kind_of_problem
 from mcnqm.kernels.loops import LANES, Shard
+from mcnqm.kernels.noise import GAUSSIAN
 from mcnqm.kernels.shards import padded
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic, Problem
 from mcnqm.statistics import normal_strata
 
 __all__ = [
@@ -55,7 +57,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Columns of numbers, one entry per coordinate."""
+    """Columns of numbers, one entry per coordinate: see `mcnqm.kernels.loops.Shard`."""
 
     index: NDArray[np.uint32]
     curvature: NDArray[np.float64]
@@ -65,21 +67,27 @@ class Coordinates:
     edges: NDArray[np.float64]
     second: NDArray[np.float64]
     share: NDArray[np.float64]
+    numbers: NDArray[np.float64]
+    bounds: NDArray[np.float64]
 
     def __getitem__(self, part: slice | NDArray[np.int64]) -> Coordinates:
         return Coordinates(*(getattr(self, field.name)[part] for field in fields(self)))
 
 
-def coordinates_of(problem: NoisyQuadratic, cells: int = 0) -> Coordinates:
+def coordinates_of(problem: Problem, cells: int = 0) -> Coordinates:
     """All coordinates of a problem, each as often as its multiplicity says."""
     entry = np.repeat(np.arange(problem.size), problem.multiplicity)
-    columns = [a[entry] for a in (problem.curvature, problem.noise, problem.initial_mean, problem.initial_std)]
+    kind = kind_of_problem(problem)
+    # The variance of a gradient of some other kind is that kind's.
+    noise = problem.noise if kind.numbers is None and isinstance(problem, NoisyQuadratic) else np.ones(problem.size)
+    columns = [a[entry] for a in (kind.curvature, noise, problem.initial_mean, problem.initial_std)]
     nothing = np.empty((problem.dim, 0))
     strata = normal_strata(columns[2], columns[3], cells) if cells else (nothing, nothing, nothing)
-    return Coordinates(np.arange(problem.dim, dtype=np.uint32), *columns, *strata)
+    columns += [*strata, kind.columns[entry], kind.bounds[entry]]
+    return Coordinates(np.arange(problem.dim, dtype=np.uint32), *columns)
 
 
-def blocks_of(problem: NoisyQuadratic, cells: int = 0) -> list[Coordinates]:
+def blocks_of(problem: Problem, cells: int = 0) -> list[Coordinates]:
     """All coordinates in the blocks whose number and order make sums over them reproducible."""
     everything = coordinates_of(problem, cells)
     size = max(_SMALLEST_BLOCK, math.ceil(problem.dim / _REDUCTION_BLOCKS))
@@ -126,6 +134,9 @@ def shard_of(
 ) -> Shard:
     """The task of one tile and one block of coordinates, from step `start` to `stop`."""
     columns, times = job.form[1][:, tile.settings], job.timetable
+    numbers = kind_of_problem(job.problem).numbers
+    fields = () if numbers is None else numbers._fields  # type: ignore[attr-defined]
+    single = job.dtype == "float32"
     evenly = bool((columns[-1] == columns[-1, 0]).all()) and (times is None or not times.mask[-2])
     if job.per_example:
         columns[-1] = 1.0  # averaged examples already have the variance of their mean
@@ -144,7 +155,10 @@ def shard_of(
         table=table,
         which=np.empty((0, tile.settings.size), np.int64) if times is None else times.which[:, tile.settings],
         evenly=evenly,
-        zero=np.float32(0.0) if job.dtype == "float32" else 0.0,
+        zero=np.float32(0.0) if single else 0.0,
+        df=GAUSSIAN if job.problem.noise_df is None else job.problem.noise_df,
+        kind=() if numbers is None else numbers(*(np.float32(0.0) if single else 0.0 for _ in fields)),
+        wide_kind=() if numbers is None else numbers(*(0.0 for _ in fields)),
     )
 
 

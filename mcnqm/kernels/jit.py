@@ -18,8 +18,12 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, overload
 
+from mcnqm.problems.arithmetic import fma, number
+
 __all__ = [
     "OPTIONS",
+    "double_bits",
+    "double_from_bits",
     "float_bits",
     "float_from_bits",
     "fma",
@@ -47,14 +51,6 @@ scalar = inlined()
 """``@scalar``: `inlined`, ready to use on a user's update."""
 
 
-def fma(a: float, b: float, c: float) -> float:
-    """``a * b + c`` rounded once, in float32 if all three are, else in float64.
-
-    Called from plain Python, where it is for tests and curiosity, it rounds twice.
-    """
-    return a * b + c
-
-
 @overload(fma, jit_options={"forceinline": True})
 def _overload_fma(a, b, c):
     return lambda a, b, c: _fma(a, b, c)  # noqa: PLW0108 - an overload must return a function
@@ -79,6 +75,22 @@ def float_from_bits(typingctx: Any, x: Any) -> Any:
     """The float32 with these 32 bits."""
     return types.float32(types.uint32), lambda context, builder, signature, args: builder.bitcast(
         args[0], ir.FloatType()
+    )
+
+
+@intrinsic
+def double_bits(typingctx: Any, x: Any) -> Any:
+    """The 64 bits of a float64."""
+    return types.int64(types.float64), lambda context, builder, signature, args: builder.bitcast(
+        args[0], ir.IntType(64)
+    )
+
+
+@intrinsic
+def double_from_bits(typingctx: Any, x: Any) -> Any:
+    """The float64 with these 64 bits."""
+    return types.float64(types.int64), lambda context, builder, signature, args: builder.bitcast(
+        args[0], ir.DoubleType()
     )
 
 
@@ -129,14 +141,6 @@ def put(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.intp, array.dtype), codegen
-
-
-def number(value: float, like: float) -> float:
-    """`value` in the type of `like`: for constants in updates that may run in float32 as well as in float64.
-
-    Called from plain Python, it is `value`.
-    """
-    return value
 
 
 @overload(number, jit_options={"forceinline": True})

@@ -35,13 +35,13 @@ import numpy as np
 from numba.extending import overload
 
 from mcnqm.compiling import compiled
+from mcnqm.kernels.gradients import add_loss, described, judged_by, like_of, pull, steps_together
 from mcnqm.kernels.jit import (
     OPTIONS,
     fma,
     get,
     load_row,
     load_state,
-    number,
     put,
     scalar,
     scheduled,
@@ -50,7 +50,7 @@ from mcnqm.kernels.jit import (
     store_row,
     store_state,
 )
-from mcnqm.kernels.noise import GRADIENT, INITIAL, fill_examples, fill_noise
+from mcnqm.kernels.noise import GAUSSIAN, INITIAL, fill_batches, fill_examples, fill_noise
 from mcnqm.kernels.updates import (
     expected_rates,
     first_moments,
@@ -119,6 +119,15 @@ class Shard(NamedTuple):
         Whether the noise has the same scale in all settings at all steps.
     zero : float64 or float32
         0 in the type of the state and of all arithmetic on it; times, sums and twins are float64 throughout.
+    df : float
+        Degrees of freedom of the noise; 0.0 where it is Gaussian.
+    kind, wide_kind : tuple
+        () for the plain quadratic, else the NamedTuple of a coordinate's numbers (`mcnqm.kernels.gradients`), of zeros
+        of the type of `zero`, and of float64, in which losses are computed.
+    numbers : ndarray of float64, shape (coordinates, fields of the kind)
+        And then `noise` is 1: the variance of a gradient is the kind's.
+    bounds : ndarray of float64, shape (coordinates, 3)
+        Of such a kind, least loss, and the least and largest parameter at which there is one.
     """
 
     seed: Any
@@ -144,6 +153,11 @@ class Shard(NamedTuple):
     which: Any = np.empty((0, LANES), np.int64)
     evenly: bool = False
     zero: Any = 0.0
+    df: float = GAUSSIAN
+    kind: Any = ()
+    wide_kind: Any = ()
+    numbers: Any = np.empty((0, 0))
+    bounds: Any = np.empty((0, 3))
 
 
 def _mix(gamma, x, mean):
@@ -185,7 +199,7 @@ def _scale_if_uneven(even, params, place):
 def _step(now, h, c, z, x, s, mean):
     """One noisy gradient and one update, of one lane."""
     p, sigma, gamma = now
-    x, s = update(p, c, fma(h, x, sigma * z), x, s)
+    x, s = update(p, c, pull(h, x, sigma * z), x, s)
     return x, s, _mix(gamma, judged(p, x, s), mean)
 
 
@@ -200,7 +214,7 @@ def _by_setting(q, even, like_p, like_s, like_c, n, h, params, p0, state, s0, co
     for j in range(n):
         p = load_row(like_p, params, p0 + j, LANES)
         sigma = _scale_of(even, params, p0 + len(like_p) * LANES + j)
-        (x,) = load_state((h,), state, s0 + j, LANES)
+        (x,) = load_state((like_of(h),), state, s0 + j, LANES)
         s = load_state(like_s, state, s0 + LANES + j, LANES)
         mean = load_state(like_m, state, m0 + j, LANES)
         f = f0 + j
@@ -233,7 +247,7 @@ def _by_trajectory(q, even, like_p, like_s, like_c, n, h, params, p0, state, s0,
     nc = _now(mask, p, sigma, factors, f0 + 2 * later)
     nd = _now(mask, p, sigma, factors, f0 + 3 * later)
     for j in range(n):
-        (x,) = load_state((h,), state, s0 + j, LANES)
+        (x,) = load_state((like_of(h),), state, s0 + j, LANES)
         s = load_state(like_s, state, s0 + LANES + j, LANES)
         mean = load_state(like_m, state, m0 + j, LANES)
         x, s, mean = _step(na, h, ca, get(z, z0 + j), x, s, mean)
@@ -381,10 +395,10 @@ def _averaged_by_mask(mask):
 
 
 @scalar
-def _add_loss(weight, n, state, s0, out, o0):
+def _add_loss(judge, n, state, s0, out, o0):
     for j in range(n):
         (x,) = load_state((0.0,), state, s0 + j, LANES)
-        put(out, o0 + j, fma(weight * x, x, get(out, o0 + j)))
+        put(out, o0 + j, add_loss(judge, x, get(out, o0 + j)))
 
 
 @scalar
@@ -433,7 +447,7 @@ def _begin_moments_if_twin(like_p, like_f, second, cells, i, n_settings, params,
 
 
 @numba.njit(**OPTIONS)
-def _record(rows, like_s, like_f, like_m, weight, keep, records, i, r, groups, variables, n, state, out):
+def _record(rows, like_s, like_f, like_m, judge, keep, records, i, r, groups, variables, n, state, out):
     """Record `r` of coordinate `i`: add its loss, or write the first `keep` variables as they are.
 
     `rows` are tuples as long as there are variables before the iterate, and before that of a twin.
@@ -443,9 +457,9 @@ def _record(rows, like_s, like_f, like_m, weight, keep, records, i, r, groups, v
         s0 = (i * groups + g) * variables * LANES
         if keep == 0:
             o0 = (r * groups + g) * (2 if twins else 1) * LANES
-            _add_loss(weight, n, state, s0 + (1 + len(like_s) if len(like_m) else len(rows[0])) * LANES, out, o0)
+            _add_loss(judge, n, state, s0 + (1 + len(like_s) if len(like_m) else len(rows[0])) * LANES, out, o0)
             if twins:
-                _add_loss(weight, n, state, s0 + (1 + len(like_s) + len(rows[1])) * LANES, out, o0 + LANES)
+                _add_loss(judge, n, state, s0 + (1 + len(like_s) + len(rows[1])) * LANES, out, o0 + LANES)
         else:
             o0 = ((i * records + r) * groups + g) * keep * LANES
             for row in range(keep):
@@ -537,8 +551,10 @@ def _fill_factors_if_scheduled(mask, which, n_settings, table, first, last, offs
 
 
 @functools.cache
-def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
+def advance_kernel(hyper_type: type, kind: type | None, fingerprint: str) -> Any:
     """The kernel that runs every lane of a shard from ``shard.start`` to ``shard.stop`` completed steps.
+
+    Of an optimizer's hyperparameters and a kind of coordinate, None for the plain quadratic.
 
     ``advance(layout, wide_p, like_p, like_s, like_c, like_k, like_f, like_y, like_a, shard, state, clock, moments, out,
     expected, cancel)``, where the ``like_*`` are tuples of floats of the types of the hyperparameters, state,
@@ -548,8 +564,8 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
 
     Compiled kernels are cached on disk. Numba's cache knows the file of the function it caches, but not what was
     inlined from elsewhere: a constant in the closure is part of its key, so `fingerprint` stands for all of that.
-    Its index names every hyperparameter type in it, so each type gets an index of its own: a process that lacks
-    some user's module must still be able to read those of the rest.
+    Its index names every type in it, so each pair of them gets an index of its own: a process that lacks some user's
+    module must still be able to read those of the rest.
     """
 
     def advance(
@@ -581,7 +597,8 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
         variables = 2 + len(like_s) + len(like_y) if twins else 1 + len(like_s) + len(like_m)
         cells = shard.share.shape[1]
         stride = (len(like_f) + len(like_a)) * LANES  # from cell to cell
-        at_once = steps_at_once(like_p)
+        at_once = steps_together(shard.kind, steps_at_once(like_p))
+        numbers = shard.numbers.reshape(shard.numbers.size)
         rows = (judged_row(like_p), twin_row(like_p))
 
         flat = shard.settings.reshape(shard.settings.size)
@@ -620,8 +637,9 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
                 _begin_moments(wide_p, like_f, shard.second, cells, i, shard.n_settings, params, p0, moments, stride)
                 if record.size > 0 and record[0] == 0:
                     first = np.int64(0)
+                    judge = judged_by(shard.wide_kind, shard.weight, numbers, shard.bounds, i)
                     _record(
-                        *(rows, like_s, like_f, like_m, shard.weight[i], shard.keep, record.size, i, first, groups),
+                        *(rows, like_s, like_f, like_m, judge, shard.keep, record.size, i, first, groups),
                         *(variables, n, state, out),
                     )
                     _record_expected(
@@ -657,20 +675,24 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
                 if cancel[0] != 0:
                     break
                 if shard.examples == 0:
-                    fill_noise(calls[:n_calls], owners[:n_calls], shard.coordinates[i], GRADIENT, shard.seed, words, z)
+                    fill_batches(
+                        calls[:n_calls], owners[:n_calls], shard.coordinates[i], shard.df, shard.seed, words, z
+                    )
                 else:
                     fill_examples(
                         calls[:n_calls],
                         owners[:n_calls],
                         shard.coordinates[i],
                         shard.examples,
+                        shard.df,
                         shard.seed,
                         words,
                         z,
                         total,
                         cancel,
                     )
-                h_i = number(h[i], shard.zero)
+                h_i = described(shard.kind, h, numbers, i, shard.zero)
+                judge = judged_by(shard.wide_kind, shard.weight, numbers, shard.bounds, i)
                 p0_i = i * (len(like_p) + 2) * LANES
                 _scale(z, 4 * n_calls, params[p0_i + (len(like_p) + 1) * LANES] if evenly else 1.0, push)
                 r = next_record
@@ -727,7 +749,7 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
                     t += 4 if four else 1
                     if t == due:
                         _record(
-                            *(rows, like_s, like_f, like_m, shard.weight[i], shard.keep, record.size, i, r, groups),
+                            *(rows, like_s, like_f, like_m, judge, shard.keep, record.size, i, r, groups),
                             *(variables, n, state, out),
                         )
                         _record_expected(
@@ -739,12 +761,15 @@ def advance_kernel(hyper_type: type, fingerprint: str) -> Any:
                 next_record += 1
             t_block = t_end
 
-    owner = f"{hyper_type.__module__}_{hyper_type.__qualname__}".replace(".", "_")
-    advance.__qualname__ = f"advance_{owner}"
-    return compiled(advance, cached=_importable(hyper_type), **OPTIONS)
+    owners = [hyper_type] if kind is None else [hyper_type, kind]
+    names = "_".join(f"{owner.__module__}_{owner.__qualname__}" for owner in owners)
+    advance.__qualname__ = f"advance_{names}".replace(".", "_")
+    return compiled(advance, cached=all(map(_importable, owners)), **OPTIONS)
 
 
 def _importable(cls: type) -> bool:
     """Whether another process could find this class again, as a cached kernel needs it to."""
-    module = sys.modules.get(cls.__module__)
-    return cls.__module__ not in ("__main__", "__mp_main__") and getattr(module, cls.__qualname__, None) is cls
+    found: Any = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return cls.__module__ not in ("__main__", "__mp_main__") and found is cls

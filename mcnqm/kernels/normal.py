@@ -18,7 +18,7 @@ import numpy as np
 
 from mcnqm.kernels.jit import float_bits, float_from_bits, fma, scalar
 
-__all__ = ["box_muller", "radius_of", "turned"]
+__all__ = ["box_muller", "radius_of", "squared_radius", "turned"]
 
 _f = np.float32
 _i = np.int32
@@ -50,7 +50,8 @@ _TO_RADIANS = _f(math.pi / 2**31)
 
 
 @scalar
-def _squared_radius(a):
+def squared_radius(a):
+    """A uint32 word to the square of a pair's distance from 0."""
     # -2 log((a + 1/2) / 2**32), with a + 1/2 = m 2**e and m in [sqrt(1/2), sqrt(2)), where log(m) is a polynomial
     # in m - 1: near u = 1 nothing cancels.
     bits = float_bits(_f(a) + _HALF)
@@ -95,7 +96,7 @@ def _cos_sin(b):
 @scalar
 def radius_of(a):
     """A uint32 word to the distance of a pair of normals from 0."""
-    return np.sqrt(_squared_radius(a))
+    return np.sqrt(squared_radius(a))
 
 
 @scalar

@@ -13,9 +13,10 @@ import mcnqm.kernels.rules  # noqa: F401 - registers the optimizers of the packa
 from mcnqm.compiling import compiled
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.caching import sources
+from mcnqm.kernels.gradients import kind_of
 from mcnqm.kernels.jit import OPTIONS
 from mcnqm.kernels.loops import BY_SETTING, BY_TRAJECTORY, LANES, Shard, advance_kernel
-from mcnqm.kernels.noise import streams
+from mcnqm.kernels.noise import GAUSSIAN, streams
 from mcnqm.kernels.updates import rule_of
 
 __all__ = ["ShardResult", "ShardState", "advance_shard", "new_cancel_flag", "padded", "replay"]
@@ -79,24 +80,29 @@ def new_cancel_flag() -> NDArray[np.uint8]:
 
 @functools.cache
 def _replay_kernel(fingerprint: str) -> Any:
-    def replay(seed, purpose, trajectories, coordinates, out):  # type: ignore[no-untyped-def]
+    def replay(seed, purpose, df, trajectories, coordinates, out):  # type: ignore[no-untyped-def]
         fingerprint  # noqa: B018 - part of the cache's key, see `advance_kernel`
-        streams(seed, purpose, trajectories, coordinates, out)
+        streams(seed, purpose, df, trajectories, coordinates, out)
 
     return compiled(replay, **OPTIONS)
 
 
 def replay(
-    seed: int, purpose: np.uint32, trajectories: NDArray[np.uint32], coordinates: NDArray[np.uint32], steps: int
+    seed: int,
+    purpose: np.uint32,
+    trajectories: NDArray[np.uint32],
+    coordinates: NDArray[np.uint32],
+    steps: int,
+    df: float = GAUSSIAN,
 ) -> NDArray[np.float32]:
-    """The first `steps` normals of streams, shape (trajectories, steps, coordinates)."""
+    """The first `steps` draws of streams, shape (trajectories, steps, coordinates): see `streams`."""
     out = np.empty((trajectories.size, steps, coordinates.size), np.float32)
-    _replay_kernel(sources())(np.uint64(seed), purpose, trajectories, coordinates, out)
+    _replay_kernel(sources())(np.uint64(seed), purpose, df, trajectories, coordinates, out)
     return out
 
 
 def advance_shard(
-    hyper_type: type,
+    hyper_type: Any,
     by_setting: bool,
     shard: Shard,
     state: ShardState | None = None,
@@ -124,14 +130,14 @@ def advance_shard(
     rule = rule_of(hyper_type)
     if shard.keep > 1 + len(rule.state):
         raise ParameterError("keep", shard.keep, f"be at most {1 + len(rule.state)} for {hyper_type.__name__}")
-    fields = len(hyper_type._fields)  # type: ignore[attr-defined]
-    wide_p = hyper_type._make([1.0] * fields)  # type: ignore[attr-defined]
-    like_p = hyper_type._make([shard.zero] * fields)  # type: ignore[attr-defined]
+    fields = len(hyper_type._fields)
+    wide_p = hyper_type._make([1.0] * fields)
+    like_p = hyper_type._make([shard.zero] * fields)
     like_s = (shard.zero,) * len(rule.state)
     like_k = rule.clock_start
     like_c: tuple[Any, ...] = ()
     if rule.clock is not None:
-        first = hyper_type._make(shard.settings[:fields, 0].tolist())  # type: ignore[attr-defined]
+        first = hyper_type._make(shard.settings[:fields, 0].tolist())
         with np.errstate(all="ignore"):  # only how many there are counts; what is scheduled may be out of range here
             like_c = (shard.zero,) * len(rule.clock.py_func(first, like_k)[1])  # type: ignore[attr-defined]
     cells = shard.share.shape[1]
@@ -142,7 +148,7 @@ def advance_shard(
     like_y: tuple[float, ...] = () if twin is None else (0.0,) * len(twin.state)
     like_a: tuple[float, ...] = ()
     if twin is not None:
-        first = hyper_type._make(shard.settings[:fields, 0].tolist())  # type: ignore[attr-defined]
+        first = hyper_type._make(shard.settings[:fields, 0].tolist())
         like_a = (0.0,) * len(twin.rates.py_func(first, like_c, 1.0, 1.0, like_f)[1])  # type: ignore[attr-defined]
 
     trajectories, settings = shard.trajectories.size, shard.n_settings
@@ -175,7 +181,9 @@ def advance_shard(
     out = np.zeros((outputs, shard.record.size, groups, kept, LANES))
     expected = np.zeros((shard.record.size, LANES))
 
-    kernel = advance_kernel(hyper_type, f"{sources()}-{rule.fingerprint}")
+    kind: Any = type(shard.kind) if shard.kind else None
+    of_kind = "" if kind is None else f"-{kind_of(kind).fingerprint}"
+    kernel = advance_kernel(hyper_type, kind, f"{sources()}-{rule.fingerprint}{of_kind}")
     layout = BY_SETTING if by_setting else BY_TRAJECTORY
     flag = new_cancel_flag() if cancel is None else cancel
     flat = (a.reshape(-1) for a in (room, clock, moments, out, expected))

@@ -6,7 +6,6 @@ An update sees numbers only: one lane of one coordinate at one step. Kernels vec
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from numba.extending import overload
 from mcnqm.domains import real_array
 from mcnqm.errors import ParameterError
 from mcnqm.kernels.jit import scalar
+from mcnqm.kernels.sources import source
 from mcnqm.kernels.trial import try_update
 
 __all__ = [
@@ -246,7 +246,7 @@ def update_rule(
             local=None if local is None else scalar(local),
             steps_at_once=steps_at_once,
             twin=None if twin is None else _compiled(twin),
-            fingerprint=hashlib.sha256(repr((shape, *map(_source, parts))).encode()).hexdigest()[:16],
+            fingerprint=hashlib.sha256(repr((shape, *map(source, parts))).encode()).hexdigest()[:16],
             effective_lr=effective_lr,
         )
         try_update(optimizer, tuple(state), function, start, clock, ticks, local)
@@ -284,26 +284,6 @@ def rule_of(hyper_type: type) -> Rule:
     except KeyError:
         allowed = "have an update; give it one with mcnqm.update_rule"
         raise ParameterError("optimizer", hyper_type.__name__, allowed) from None
-
-
-def _source(function: Any, seen: frozenset[Any] = frozenset()) -> str:
-    """Everything that decides what a function does: its text, its constants, and the same of what it calls."""
-    function = getattr(function, "py_func", function)  # a jitted helper
-    code = function.__code__
-    if code in seen:
-        return ""
-    try:
-        text = inspect.getsource(function)
-    except OSError:  # typed at a prompt
-        text = code.co_code.hex() + repr(code.co_consts)
-    outer = inspect.getclosurevars(function)
-    parts = [text]
-    for name, value in sorted({**outer.globals, **outer.nonlocals}.items()):
-        if hasattr(getattr(value, "py_func", value), "__code__"):
-            parts.append(name + _source(value, seen | {code}))
-        elif " at 0x" not in repr(value):
-            parts.append(f"{name} = {value!r}")
-    return "\n".join(parts)
 
 
 # ----------------------------------------------------------------------------- dispatch by type, inside a kernel

@@ -112,7 +112,7 @@ class Chains:
         """The theory of one optimizer, from the largest batch size on: each tells the next."""
         config, known = self._config, self.theory[label]
         contender, b = config.contenders[label], config.batch_sizes[-1]
-        route_at = theory_at(contender)
+        route_at = theory_at(config.problem, contender)
         try:
             for b in reversed(config.batch_sizes):
                 gate.check()
@@ -192,9 +192,9 @@ def _families(contenders: Mapping[str, Contender]) -> list[list[str]]:
     return list(families.values())
 
 
-def theory_at(contender: Contender) -> Callable[[NoisyQuadratic, float, float], Route] | None:
+def theory_at(problem: NoisyQuadratic, contender: Contender) -> Callable[[NoisyQuadratic, float, float], Route] | None:
     """The theory for a contender whose rate alone is tuned."""
-    return theory_of(contender.optimizer) if len(contender.search) == 1 else None
+    return theory_of(problem, contender.optimizer) if len(contender.search) == 1 else None
 
 
 def _start(

@@ -197,7 +197,9 @@ def _labeled(
     labels = list(config.contenders)
     simulated = {
         label: {
-            b: checked(one, theory[label][b], exact=_theory_name(c) == "exact", max_steps=config.max_steps)
+            b: checked(
+                one, theory[label][b], exact=_theory_name(config.problem, c) == "exact", max_steps=config.max_steps
+            )
             for b, one in simulated[label].items()
         }
         for label, c in config.contenders.items()
@@ -269,7 +271,7 @@ def _labeled(
             "optimizer": np.array(labels),
             "bound": list(BOUNDS),
             "batch_size": ("batch_size", batch, {"units": "examples"}),
-            "theory": ("optimizer", [_theory_name(c) for c in config.contenders.values()]),
+            "theory": ("optimizer", [_theory_name(config.problem, c) for c in config.contenders.values()]),
         },
         attrs={
             "target": config.target,
@@ -281,8 +283,8 @@ def _labeled(
     )
 
 
-def _theory_name(contender: Contender) -> str:
-    kind = theory_at(contender)
+def _theory_name(problem: NoisyQuadratic, contender: Contender) -> str:
+    kind = theory_at(problem, contender)
     return "none" if kind is None else "exact" if kind is exact_route else "mean field"
 
 

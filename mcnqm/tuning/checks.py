@@ -12,7 +12,7 @@ from scipy import special
 from mcnqm import analytic
 from mcnqm.flags import Flag
 from mcnqm.optimizers import SGD
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import Problem, is_gaussian, is_quadratic
 
 __all__ = ["check_bound", "check_sample", "check_theory", "has_theory", "theoretical_steps"]
 
@@ -32,12 +32,14 @@ _NODES = 16
 """Nodes of the mean field."""
 
 
-def has_theory(optimizer: Any) -> bool:
-    """Whether some theory knows the steps of an optimizer."""
-    return isinstance(optimizer, SGD) or analytic.mean_field.covers(optimizer)
+def has_theory(problem: Problem, optimizer: Any) -> bool:
+    """Whether some theory knows the steps of an optimizer on a problem."""
+    if isinstance(optimizer, SGD):
+        return is_quadratic(problem)
+    return is_gaussian(problem) and analytic.mean_field.covers(optimizer)
 
 
-def theoretical_steps(problem: NoisyQuadratic, optimizer: Any, batch_size: Any, target: Any) -> xr.DataArray:
+def theoretical_steps(problem: Any, optimizer: Any, batch_size: Any, target: Any) -> xr.DataArray:
     """Steps to target of constant settings by the theory that there is: exact, or the mean field's."""
     if isinstance(optimizer, SGD):
         return analytic.steps_to_target(problem, optimizer, batch_size, target)["steps"]
@@ -77,11 +79,16 @@ def check_theory(
     return np.where(off, np.int32(Flag.DISAGREES_WITH_THEORY), np.int32(0))
 
 
-def check_bound(problem: NoisyQuadratic, batch_size: Any, target: Any, last: Any) -> NDArray[np.int32]:
-    """Flag steps, given by the end of their interval, after which no method is at the target: see `bayes_bound`."""
+def check_bound(problem: Problem, batch_size: Any, target: Any, last: Any) -> NDArray[np.int32]:
+    """Flag steps, given by the end of their interval, after which no method is at the target: see `bayes_bound`.
+
+    Only noise that is normal, of one variance, has that bound.
+    """
     batch_size, target, last = np.broadcast_arrays(
         *(np.asarray(a, dtype=np.float64) for a in (batch_size, target, last))
     )
+    if not is_gaussian(problem):
+        return np.zeros(last.shape, np.int32)
     known = np.isfinite(last)
     examples = np.where(known, last * batch_size, 0.0)
     least = analytic.bayes_bound(problem, examples.reshape(-1))["risk"].values.reshape(known.shape)

@@ -19,7 +19,7 @@ from mcnqm.engine import Job, Pool, has_twin, twin_cells
 from mcnqm.errors import ParameterError
 from mcnqm.flags import flag_attrs
 from mcnqm.optimizers import SGD, Lion, Number, numeric_fields
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import Problem, check_any_problem, is_quadratic, unknown_to_twins
 from mcnqm.progress import meter_of
 from mcnqm.provenance import recorded
 from mcnqm.record import MAX_STEPS
@@ -37,7 +37,7 @@ LONGEST_BY_DEFAULT = 2**22
 
 @recorded("mcnqm.steps_to_target")
 def steps_to_target(
-    problem: NoisyQuadratic,
+    problem: Problem,
     optimizer: Any,
     batch_size: Number,
     target: Number = 0.01,
@@ -60,7 +60,8 @@ def steps_to_target(
 
     Parameters
     ----------
-    problem : NoisyQuadratic
+    problem : NoisyQuadratic or landscape
+        Landscapes by simulation alone. There the risk is that of the loss above its least (see `mcnqm.simulate`).
     optimizer : optimizer
         Hyperparameters may be swept, and change with the step (`mcnqm.schedules`); all settings advance together, on
         common random numbers.
@@ -87,8 +88,8 @@ def steps_to_target(
         ``"analytic"``.
     control_variate : bool, optional
         Whether to estimate the risk of an adaptive optimizer with the help of its mean-field twin (see
-        `mcnqm.simulate`). By default wherever that is possible: not for optimizers without a twin, with an average, or
-        in float32; there True is refused.
+        `mcnqm.simulate`). By default wherever that is possible: not for optimizers without a twin, with an average, in
+        float32, with multiplicative noise or on a landscape; there True is refused.
     average : Number, optional
         Weight of the past in an average of the iterates, or a schedule of it, as for `mcnqm.simulate`: the target is
         the average's. Not by ``"mean-field"``.
@@ -173,7 +174,8 @@ def steps_to_target(
             ask, options = analytic.mean_field.steps_to_target, {"overtaken_factor": overtaken_factor}
         meter.start(1.0, "steps to target")
         try:
-            answer = ask(problem, optimizer, batch_size, target, max_steps=max_steps, **options)
+            quadratic: Any = problem  # which theory checks
+            answer = ask(quadratic, optimizer, batch_size, target, max_steps=max_steps, **options)
         finally:
             meter.close()
         return answer.assign_attrs(method=method)
@@ -202,7 +204,7 @@ def steps_to_target(
     values = settings.values
     if "batch_size" not in settings.schedules:
         flags |= check_bound(problem, values["batch_size"], values["target"], interval[:, 1])
-    if has_theory(optimizer) and not settings.schedules and average is None:
+    if has_theory(problem, optimizer) and not settings.schedules and average is None:
         theory = theoretical_steps(problem, optimizer, batch_size, target).transpose(*settings.dims).values.reshape(-1)
         # Who was given up, or would have been, says nothing.
         late = np.isin(result.reason, (REASONS.index("overtaken"), REASONS.index("step limit")))
@@ -236,7 +238,7 @@ def steps_to_target(
 
 
 def race_of(
-    problem: NoisyQuadratic,
+    problem: Problem,
     optimizer: Any,
     batch_size: Number,
     target: Number,
@@ -256,8 +258,7 @@ def race_of(
 
     `first` is the number of the first trajectory: others have noise of their own.
     """
-    if not isinstance(problem, NoisyQuadratic):
-        raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
+    check_any_problem(problem)
     positive.check("target", getattr(target, "values", target))
     averaged = {} if average is None else {"average": checked_average(average)}
     settings = settings_of(optimizer, batch_size, schedules=True, **averaged, target=target)
@@ -273,10 +274,10 @@ def race_of(
     single = dtype == "float32"
     if single and average is not None:
         raise ParameterError("average", average, "be None with dtype='float32'")
-    excluded = "an average" if average is not None else "dtype='float32'" if single else None
+    excluded = "an average" if average is not None else "dtype='float32'" if single else unknown_to_twins(problem)
     twins = _use_twins(control_variate, optimizer, excluded)
     cells = twin_cells(each * count) if twins else 0
-    known = isinstance(optimizer, SGD) and not settings.schedules and average is None
+    known = is_quadratic(problem) and isinstance(optimizer, SGD) and not settings.schedules and average is None
     settle_from = max((table.settles for table in settings.schedules.values()), default=0.0)
     race = Race(
         Job(
@@ -324,7 +325,7 @@ _FADED = 1e-4
 """An oscillation that is this small beside the target has faded."""
 
 
-def _swings_until(problem: NoisyQuadratic, optimizer: Any, settings: Settings, targets: NDArray[np.float64]) -> Any:
+def _swings_until(problem: Problem, optimizer: Any, settings: Settings, targets: NDArray[np.float64]) -> Any:
     """Until which step momentum may make the risk oscillate: its modes fade like beta**t in the risk."""
     name = next((name for name in ("momentum", "beta1") if name in settings.values), None)
     if name is None:
@@ -341,7 +342,7 @@ def _swings_until(problem: NoisyQuadratic, optimizer: Any, settings: Settings, t
         )
 
 
-def _exact_risk(problem: NoisyQuadratic, optimizer: Any, settings: Settings) -> Swing:
+def _exact_risk(problem: Any, optimizer: Any, settings: Settings) -> Swing:
     """The exact risk of settings of SGD: only to know how it swings, never for its value."""
 
     def swing(which: NDArray[np.int64], record: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -354,10 +355,10 @@ def _exact_risk(problem: NoisyQuadratic, optimizer: Any, settings: Settings) -> 
 
 
 def _may_settle(
-    problem: NoisyQuadratic, optimizer: Any, settings: Settings, targets: NDArray[np.float64], settle_from: float
+    problem: Any, optimizer: Any, settings: Settings, targets: NDArray[np.float64], settle_from: float
 ) -> NDArray[np.bool_] | None:
     """Settings whose steady state, once their schedules have settled, is above the target, where that is known."""
-    if not isinstance(optimizer, SGD) or np.isinf(settle_from):
+    if not is_quadratic(problem) or not isinstance(optimizer, SGD) or np.isinf(settle_from):
         return None
     last = {name: values.copy() for name, values in settings.values.items()}
     for name, table in settings.schedules.items():

@@ -128,10 +128,8 @@ class Race:
         self._curve = Curve(targets, 1 + replicates, kinks, self._window, swings_until, swing)
         longest = 0.0 if swings_until is None else float(np.max(swings_until))
         self._exact_until = int(np.clip(longest, _EXACT_UNTIL, _SWINGING_UNTIL))
-        problem = job.problem
-        self._initial = problem.initial_risk
-        steady = 0.5 * float(np.sum(problem.multiplicity * problem.noise / problem.curvature))
-        self._endless = 1e20 * (self._initial + steady)
+        self._initial = job.problem.initial_risk
+        self._endless = 1e20 * job.problem.loss_scale
         self._steps = np.full((size, 1 + replicates), np.inf)
         self._interval = np.full((size, 2), np.nan)
         self._effective = np.full(size, np.nan)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mcnqm import analytic
 from mcnqm.engine import Pool, has_twin
 from mcnqm.optimizers import SGD
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic, Problem, is_gaussian, is_quadratic, unknown_to_twins
 from mcnqm.progress import NoMeter
 from mcnqm.schedules import Schedule
 from mcnqm.tuning.passages import race_of
@@ -126,7 +126,7 @@ class Route(Protocol):
     """Steps to target of candidates, by simulation or theory: all that a search asks for."""
 
     @property
-    def problem(self) -> NoisyQuadratic:
+    def problem(self) -> Problem:
         """What is optimized."""
 
     @property
@@ -194,7 +194,7 @@ class SimulatedRoute:
 
     Attributes
     ----------
-    problem : NoisyQuadratic
+    problem : Problem
     batch_size, target : float
     options : mapping
         ``trajectories``, ``replicates``, ``seed``, ``max_steps`` and ``dtype``: see `mcnqm.steps_to_target`.
@@ -204,7 +204,7 @@ class SimulatedRoute:
         See `Route`.
     """
 
-    problem: NoisyQuadratic
+    problem: Problem
     batch_size: float
     target: float
     options: Mapping[str, Any]
@@ -226,7 +226,11 @@ class SimulatedRoute:
             least = _LEAST
             if expected <= _TWIN_FROM:
                 options["control_variate"] = False  # before noise dominates it costs more than it brings
-            elif has_twin(query.optimizer) and options.get("dtype") != "float32":
+            elif (
+                has_twin(query.optimizer)
+                and unknown_to_twins(self.problem) is None
+                and options.get("dtype") != "float32"
+            ):
                 effort, least = effort / _TWIN_SHARE, _LEAST_TWINS
             total = max(int(min(effort * options["trajectories"] * options["replicates"], room)), least)
             options["replicates"] = min(options["replicates"], total)
@@ -255,11 +259,16 @@ def mean_field_route(problem: NoisyQuadratic, batch_size: float, target: float, 
     return _MeanField(problem, batch_size, target, max_steps)
 
 
-def theory_of(optimizer: Any, tuned: Iterable[str] = ()) -> Callable[[NoisyQuadratic, float, float], Route] | None:
-    """The route of the theory that an optimizer has, whatever the `tuned` values: exact, mean field, or none."""
+def theory_of(
+    problem: Problem, optimizer: Any, tuned: Iterable[str] = ()
+) -> Callable[[Any, float, float], Route] | None:
+    """The route of the theory that an optimizer has on a problem, whatever the `tuned` values.
+
+    Exact, mean field, or none.
+    """
     if isinstance(optimizer, SGD):
-        return exact_route
-    return mean_field_route if analytic.mean_field.covers(optimizer, tuned) else None
+        return exact_route if is_quadratic(problem) else None
+    return mean_field_route if is_gaussian(problem) and analytic.mean_field.covers(optimizer, tuned) else None
 
 
 def _zipped(optimizer: Any, candidates: Mapping[str, Array]) -> Any:

@@ -17,7 +17,7 @@ from mcnqm.engine import Pool, may_join
 from mcnqm.errors import ParameterError
 from mcnqm.flags import Flag, flag_attrs
 from mcnqm.optimizers import Number, domain_of, numeric_fields
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import Problem, check_any_problem
 from mcnqm.progress import Meter, NoMeter, meter_of
 from mcnqm.provenance import recorded
 from mcnqm.schedules import Schedule
@@ -165,7 +165,7 @@ def checked(tuned: Tuned, theory: Tuned | None, *, exact: bool, max_steps: float
 
 @recorded("mcnqm.tune")
 def tune(
-    problem: NoisyQuadratic,
+    problem: Problem,
     optimizer: Any,
     search: Mapping[str, tuple[float, float]],
     *,
@@ -186,7 +186,8 @@ def tune(
 
     Parameters
     ----------
-    problem : NoisyQuadratic
+    problem : NoisyQuadratic or landscape
+        Landscapes by simulation alone.
     optimizer : optimizer
         With scalar hyperparameters; those in `search` are replaced.
     search : mapping of str to (low, high)
@@ -261,8 +262,7 @@ def tune(
     >>> bool(abs(simulated.steps / best.steps - 1) < 0.05), bool(best.at_edge)
     (True, False)
     """
-    if not isinstance(problem, NoisyQuadratic):
-        raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
+    check_any_problem(problem)
     fields = numeric_fields(optimizer)
     if not isinstance(search, Mapping) or not search:
         raise ParameterError("search", search, 'look like {"lr": (1e-3, 1.0)}')
@@ -336,7 +336,7 @@ def tune(
 
 
 def _simulated(
-    problem: NoisyQuadratic,
+    problem: Problem,
     optimizer: Any,
     bounds: Mapping[str, tuple[float, float]],
     sizes: list[float],
@@ -346,7 +346,7 @@ def _simulated(
     meter: Meter,
 ) -> list[Tuned]:
     """The best at each batch size by simulation: all searches side by side, each from where its theory points."""
-    searches, known, theory = {}, {}, theory_of(optimizer, bounds)
+    searches, known, theory = {}, {}, theory_of(problem, optimizer, bounds)
     for k, b in enumerate(sizes):
         route, guide = SimulatedRoute(problem, b, target, options, pool), None
         if len(bounds) == 1 and theory is not None:
@@ -363,7 +363,7 @@ def _simulated(
 
 
 def _by_theory(
-    problem: NoisyQuadratic,
+    problem: Any,
     optimizer: Any,
     bounds: Mapping[str, tuple[float, float]],
     sizes: list[float],

@@ -172,6 +172,7 @@ def replay_examples(seed, trajectory, coordinate, calls, examples):
         np.full(n, trajectory, np.uint32),
         np.uint32(coordinate),
         examples,
+        streams.GAUSSIAN,
         np.uint64(seed),
         np.empty(4 * n, np.uint32),
         z,

@@ -125,3 +125,35 @@ def test_numbers_whose_powers_overflow_are_refused(name):
     assert caught.value.value == 1e200
     with pytest.raises(ParameterError, match="curvature must be >= 1e-60"):
         NoisyQuadratic(curvature=[1.0, 1e-200])
+
+
+def test_noise_that_rises_with_the_parameter():
+    problem = NoisyQuadratic([1.0, 0.5], multiplicative_noise=[0.2, 0.4], noise_df=5)
+    again = NoisyQuadratic.from_dict(problem.to_dict())
+    assert again == pickle.loads(pickle.dumps(problem)) == problem
+    assert hash(again) == hash(problem)
+    assert problem != NoisyQuadratic([1.0, 0.5], noise_df=5)
+    assert problem != NoisyQuadratic([1.0, 0.5], multiplicative_noise=[0.2, 0.4])
+    assert repr(problem).endswith("multiplicative_noise=[0.2 .. 0.4], noise_df=5)")
+    assert "multiplicative_noise" not in NoisyQuadratic([1.0]).to_dict()
+    assert NoisyQuadratic.power_law(3, multiplicative_noise=0.1, noise_df=3.5).noise_df == 3.5
+    binned = NoisyQuadratic([1.0, 0.99, 0.1], multiplicative_noise=[1.0, 2.0, 4.0], noise_df=5).binned(2)
+    np.testing.assert_allclose(binned.multiplicative_noise, [1.5, 4.0])
+    assert binned.noise_df == 5
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"multiplicative_noise": -0.1}, "multiplicative_noise must be >= 0, got -0.1"),
+        ({"multiplicative_noise": [1.0]}, "multiplicative_noise must be a scalar or have curvature's shape"),
+        ({"multiplicative_noise": np.nan}, "multiplicative_noise must be >= 0 and finite, got nan"),
+        ({"noise_df": 2}, "noise_df must be None for Gaussian noise, or a number > 2"),
+        ({"noise_df": np.inf}, "noise_df must be None"),
+        ({"noise_df": [3.0, 4.0]}, "noise_df must be None"),
+        ({"noise_df": "5"}, "noise_df must be None"),
+    ],
+)
+def test_refused_noise(numbers, message):
+    with pytest.raises(ParameterError, match=message):
+        NoisyQuadratic([1.0, 0.5], **numbers)
