@@ -79,8 +79,6 @@ REFUSED = [
     REFUSED,
     ids=lambda x: x if isinstance(x, str) else getattr(x, "__name__", None) or "-".join(x),
 )
-    ("call", "changes", "name"), REFUSED, ids=lambda x: getattr(x, "__name__", None) or "-".join(x)
-)
 def test_refused_by_name(call, changes, name):
     with pytest.raises(ParameterError) as caught:
         call(**changes)
