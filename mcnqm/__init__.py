@@ -1,6 +1,6 @@
 """Real optimizers on the noisy quadratic model: fast trajectories beside exact risk."""
 
-from mcnqm import analytic, averaging, extending, plots, provenance, schedules
+from mcnqm import analytic, averaging, claims, extending, plots, provenance, schedules
 from mcnqm._version import __version__
 from mcnqm.comparison import agreement
 from mcnqm.errors import ParameterError
@@ -42,6 +42,7 @@ __all__ = [
     "agreement",
     "analytic",
     "averaging",
+    "claims",
     "extending",
     "hyperparameters",
     "landscape",

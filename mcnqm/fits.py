@@ -117,9 +117,15 @@ def small_batch_regime(
 
 
 def log_slope(
-    batch_size: Any, value: Any, value_stderr: Any = None, mask: Any = None, *, first_order: bool = True
+    batch_size: Any,
+    value: Any,
+    value_stderr: Any = None,
+    mask: Any = None,
+    *,
+    first_order: bool = True,
+    level: float = 0.95,
 ) -> Slope:
-    r"""Slope of log value against log batch size in the limit of small batches, with a 95 % interval.
+    r"""Slope of log value against log batch size in the limit of small batches, with an interval.
 
     Weighted least squares of
 
@@ -142,6 +148,8 @@ def log_slope(
         The points to use, such as from `small_batch_regime`.
     first_order : bool
         False fits a straight line, k = 0: about half as wide an interval, about a slope averaged over the regime.
+    level : float
+        Probability that the interval holds the slope, in (0, 1).
 
     Returns
     -------
@@ -182,6 +190,8 @@ def log_slope(
     >>> [round(bound, 3) for bound in found]
     [1.0, 0.989, 1.011]
     """
+    if not 0.0 < level < 1.0:
+        raise ParameterError("level", level, "be between 0 and 1")
     batch, y, stderr, usable = _points(batch_size, value, value_stderr, "value")
     if mask is not None:
         usable = usable & _boolean("mask", mask, batch.shape)
@@ -191,7 +201,7 @@ def log_slope(
     x = np.log(batch) - np.log(batch).mean()
     columns = [np.ones_like(x), x, batch / batch.max()][: 3 if first_order else 2]
     design = np.stack(columns, axis=1)
-    fit = _least_squares(lambda p: (design @ p, design), np.zeros(len(columns)), np.log(y), stderr / y)
+    fit = _least_squares(lambda p: (design @ p, design), np.zeros(len(columns)), np.log(y), stderr / y, level=level)
     if value_stderr is None and y.size == len(columns):
         return Slope(float(fit.parameters[1]), -np.inf, np.inf)
     half = fit.quantile * np.sqrt(fit.covariance[1, 1])
@@ -288,7 +298,7 @@ class _Fit(NamedTuple):
     scatter: float
     """Error common to all points that was added in quadrature to the stated ones."""
     quantile: float
-    """Half-width of a 95 % interval in standard errors."""
+    """Half-width of the interval in standard errors."""
 
 
 def _least_squares(
@@ -297,6 +307,7 @@ def _least_squares(
     y: Array,
     stderr: Array,
     bounds: tuple[Any, Any] = (-np.inf, np.inf),
+    level: float = 0.95,
 ) -> _Fit:
     """Weighted least squares of a model that returns its values and its Jacobian, with scatter added as needed."""
     freedom = y.size - start.size
@@ -321,11 +332,11 @@ def _least_squares(
 
     parameters, chi_square = solve(0.0, start)
     if freedom < 1 or chi_square <= freedom:
-        return answer(parameters, 0.0, float(special.ndtri(0.975)))
+        return answer(parameters, 0.0, float(special.ndtri(0.5 + 0.5 * level)))
     # Chi-square falls as the scatter grows; at this one it is at most `freedom`, even without fitting again.
     most = 1.001 * float(np.sqrt(np.sum((model(parameters)[0] - y) ** 2) / freedom))
     scatter = float(optimize.brentq(lambda t: solve(t, parameters)[1] - freedom, 0.0, most, xtol=1e-12, rtol=1e-9))
-    return answer(solve(scatter, parameters)[0], scatter, float(special.stdtrit(freedom, 0.975)))
+    return answer(solve(scatter, parameters)[0], scatter, float(special.stdtrit(freedom, 0.5 + 0.5 * level)))
 
 
 def _covariance(jacobian: Array) -> Array:

@@ -64,6 +64,12 @@ RESULTS = {
     "reduced": lambda: mcnqm.simulate(PAPER, SGD(lr=0.1), 4, 9, reduce={"quantiles": [0.1], "histogram": [0, 1, 9]}),
     "law": lambda: analytic.loss_law(THIRDS, SGD(lr=0.1), 4, 9, probability=[1 / 3]),
     "effective": lambda: analytic.effective_lr(PAPER, Adam(lr=FALL), 4, 9, coordinates=[3]),
+    "wells": lambda: mcnqm.simulate(
+        mcnqm.DoubleWell(sharp=8.0, wide=1.0, separation=1.5, offset=0.05, noise=12.0), SGD(lr=0.02), 8, 9
+    ),
+    "multiplicative": lambda: mcnqm.simulate(
+        NoisyQuadratic([1.0, 0.5], multiplicative_noise=1 / 3, noise_df=5.0), SGD(lr=0.1), 8, 9
+    ),
     "float32": lambda: mcnqm.simulate(PAPER, mcnqm.Lion(lr=0.01), 4, 9, dtype="float32", coordinates=[1, 3]),
     "steps": lambda: mcnqm.steps_to_target(PAPER, SGD(lr=[0.1, 0.2]), 16, 0.3, replicates=4, trajectories=2, seed=2),
     "exact steps": lambda: mcnqm.steps_to_target(PAPER, SGD(lr=0.1), 16, [0.3, 0.2], method="analytic"),

@@ -15,7 +15,7 @@ from mcnqm.analytic._labels import dataset
 from mcnqm.analytic.transient import moments
 from mcnqm.domains import Domain
 from mcnqm.errors import ParameterError
-from mcnqm.problems import NoisyQuadratic, check_problem
+from mcnqm.problems import NoisyQuadratic, check_problem, is_gaussian
 from mcnqm.provenance import recorded
 from mcnqm.record import MAX_STEPS, recorded_steps
 from mcnqm.settings import settings_of
@@ -122,7 +122,7 @@ def loss_law(
     (array([[0.2275]]), array([0.5]))
     """
     check_problem(problem)
-    if np.any(getattr(problem, "multiplicative_noise", 0.0)) or getattr(problem, "noise_df", None) is not None:
+    if not is_gaussian(problem):
         allowed = "have Gaussian noise whose variance does not depend on θ: of others only moments are known"
         raise ParameterError("problem", problem, allowed)
     levels = np.atleast_1d(_probability.check("probability", probability))

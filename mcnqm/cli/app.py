@@ -13,9 +13,11 @@ import typer
 from rich.console import Console
 
 from mcnqm._version import __version__
+from mcnqm.cli.claims import claims_command
 from mcnqm.cli.interrupts import EXIT_CODES, Signals, said_on_interruption
 from mcnqm.cli.outputs import Undelivered, written
 from mcnqm.cli.plot import plot_command
+from mcnqm.cli.reproduce import reproduce_command
 from mcnqm.cli.scaling import scaling_command
 from mcnqm.cli.schedule import schedule_command
 from mcnqm.cli.simulate import simulate_command
@@ -79,6 +81,14 @@ def _root(
 
       a saved result as a picture: single losses, their bands, the exact law
 
+    * mcnqm claims
+
+      what the literature says of this model, measured, each with a verdict
+
+    * mcnqm reproduce
+
+      the figures of the paper, drawn again
+
     * mcnqm verify
 
       every linear optimizer and kind of problem, simulation against theory
@@ -93,6 +103,8 @@ app.command("scaling")(scaling_command)
 app.command("schedule")(schedule_command)
 app.command("study")(study_command)
 app.command("plot")(plot_command)
+app.command("claims")(claims_command)
+app.command("reproduce")(reproduce_command)
 app.command("verify")(verify_command)
 
 

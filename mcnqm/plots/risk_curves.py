@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mcnqm.errors import ParameterError
-from mcnqm.plots.style import COLOURS, DASHES, decades, new_figure
+from mcnqm.plots.style import COLOURS, DASHES, decades, one_panel
 from mcnqm.plots.views import check_runs
 from mcnqm.plots.wording import constants, coordinate, labels, name_of, varying, wrapped
 
@@ -32,13 +32,15 @@ _MOST_TICKS = 12
 """Entries of a sweep that the colour bar names one by one."""
 
 
-def risk(runs: xr.Dataset) -> Figure:
+def risk(runs: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     """Risk against steps on log axes, one curve per setting, with bands of two standard errors.
 
     Parameters
     ----------
     runs : xarray.Dataset
         From `mcnqm.simulate` or `mcnqm.studies.comparison.compare`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
 
     Returns
     -------
@@ -62,7 +64,7 @@ def risk(runs: xr.Dataset) -> Figure:
     dims = varying(runs)
     sizes = [runs.sizes[dim] for dim in dims]
     total = int(np.prod(sizes, dtype=np.int64))
-    figure, (axes,) = new_figure()
+    figure, axes = one_panel(ax)
     numeric = [dim for dim in dims if coordinate(runs, dim).dtype.kind in "iuf"]
     curves = _Curves(runs, dims)
     if total > _MOST_CURVES and numeric:

@@ -15,6 +15,7 @@ from mcnqm.errors import ParameterError
 from mcnqm.plots.style import COLOURS, DASHES, decades, ink, new_figure, one_panel
 from mcnqm.plots.views import Known, check_runs, known_of, later, settings, spread
 from mcnqm.plots.wording import constants, wrapped
+from mcnqm.problems import is_gaussian
 
 __all__ = ["paths", "phase", "state"]
 
@@ -75,8 +76,9 @@ def paths(runs: xr.Dataset, *, ax: Axes | None = None, theory: bool = True) -> F
                 known.problem, known.optimizer, known.batch_size, int(at[-1]), record=at, coordinates=[int(coordinate)]
             ).isel(coordinate=0)
             mean, std = exact["theta_mean"].values, np.sqrt(exact["theta_variance"].values)
+            label = "95 %, exact" if is_gaussian(known.problem) else "± 1.96 standard deviations, exact"
             axes.fill_between(
-                at, mean - 1.96 * std, mean + 1.96 * std, color="0.6", alpha=0.3, linewidth=0, label="95 %, exact"
+                at, mean - 1.96 * std, mean + 1.96 * std, color="0.6", alpha=0.3, linewidth=0, label=label
             )
         axes.axhline(0.0, color=ink(), linewidth=0.6, alpha=0.6, label="minimum")
         decades(axes, "x")

@@ -214,6 +214,7 @@ def test_a_panel_of_ones_own(runs):
     figure = Figure()
     one, two = figure.subplots(1, 2)
     assert plots.ensemble(runs, ax=one) is figure
+    assert plots.risk(runs, ax=figure.subplots()) is figure
     plots.distribution(runs, ax=two, steps=300)
     assert one.lines
     assert two.patches
@@ -273,3 +274,14 @@ def test_quantiles_of_very_many_are_bands(tmp_path):
     runs = mcnqm.simulate(PROBLEM, MOMENTUM, 8, 50, trajectories=200, reduce="quantiles")
     (axes,) = plots.ensemble(read_back(runs, tmp_path)).axes
     assert legend(axes) == ["middle 90 %", "middle 50 %", "risk, simulated", "risk, exact", "quantiles, exact"]
+
+
+def test_of_noise_of_another_kind_the_mean_is_drawn():
+    problem = NoisyQuadratic([1.0, 0.5], multiplicative_noise=0.3)
+    runs = mcnqm.simulate(problem, SGD(lr=0.1), 8, 50, trajectories=32, coordinates=[0])
+    names = legend(plots.ensemble(runs).axes[0])
+    assert "risk, exact" in names
+    assert "quantiles, exact" not in names
+    assert "± 1.96 standard deviations, exact" in legend(plots.paths(runs).axes[0])
+    with pytest.raises(ParameterError, match="problem must have Gaussian noise"):
+        analytic.loss_law(problem, SGD(lr=0.1), 8, 50)
