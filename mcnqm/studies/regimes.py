@@ -149,7 +149,7 @@ def run(
     --------
     >>> study = run(RegimesConfig(dim=20, batch_sizes=(1, 16, 256, 4096), rates=31, estimates=20))
     >>> study.edge.sel(momentum=0.0).round(3).values, study.gain.round(3).values
-    (array([0.4  , 1.6  , 1.969, 1.998]), array([0.557, 0.953, 0.997, 1.   ]))
+    (array([0.4  , 1.6  , 1.969, 1.998]), array([0.429, 0.923, 0.995, 1.   ]))
     """
     config = RegimesConfig() if config is None else config
     meter = NoMeter() if meter is None else meter
