@@ -125,7 +125,7 @@ def test_risk_by_control_variates_long(place):
 
 def distorted(monkeypatch, name, change):
     """Let `simulate` use something else in place of one of its parts."""
-    module = losses if name == "controlled" else sys.modules["mcnqm.simulation"]
+    module = losses if name == "controlled" else sys.modules["mcnqm.ensembles"]
     original = getattr(module, name)
     monkeypatch.setattr(module, name, lambda *args, **options: change(original, *args, **options))
 
