@@ -26,10 +26,10 @@ from mcnqm.optimizers import SGD, Adam
 from mcnqm.problems import DoubleWell, NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
 from mcnqm.provenance import recorded
-from mcnqm.simulation import noise, simulate
+from mcnqm.simulation import simulate
 from mcnqm.statistics import jackknife
 
-__all__ = ["OPTIMIZERS", "LineSearchConfig", "batch_gradients", "cells_of", "quick", "run"]
+__all__ = ["OPTIMIZERS", "LineSearchConfig", "cells_of", "quick", "run"]
 
 Array = NDArray[np.float64]
 
@@ -120,20 +120,6 @@ def quick(config: LineSearchConfig | None = None) -> LineSearchConfig:
 def cells_of(config: LineSearchConfig) -> list[str]:
     """Names of the parts of the study."""
     return [*OPTIMIZERS, _WELLS]
-
-
-def batch_gradients(problem: NoisyQuadratic, theta: Array, batch_size: float, at: Any, seed: int) -> Array:
-    """The minibatch gradients of a run's updates from steps `at`, shape of `theta`: (trajectory, step, coordinate).
-
-    From the parameters there and the replayed noise, `mcnqm.noise`.
-    """
-    out = np.empty_like(theta)
-    h = np.repeat(problem.curvature, problem.multiplicity)
-    root = np.sqrt(np.repeat(problem.noise, problem.multiplicity) / batch_size)
-    for r in range(theta.shape[0]):
-        drawn = noise(seed, r, np.arange(h.size), int(at[-1]) + 1)[0]
-        out[r] = h * theta[r] + root * drawn[np.asarray(at)]
-    return out
 
 
 @recorded("mcnqm.studies.line_search.run", LineSearchConfig)
@@ -257,6 +243,7 @@ def _lines(config: LineSearchConfig, label: str, executor: Executor | None, thre
         *(problem, optimizer, config.batch_size, int(record[-1])),
         record=record,
         coordinates=np.arange(config.dim),
+        record_state=True,
         trajectories=config.trajectories,
         seed=config.seed,
         executor=executor,
@@ -265,7 +252,7 @@ def _lines(config: LineSearchConfig, label: str, executor: Executor | None, thre
     theta = runs["theta"].sel(step=at).transpose("trajectory", "step", "coordinate").values
     after = runs["theta"].sel(step=at + 1).transpose("trajectory", "step", "coordinate").values
     u, slope = theta - after, h * theta
-    g = batch_gradients(problem, theta, config.batch_size, at, config.seed)
+    g = runs["gradient"].sel(step=at).transpose("trajectory", "step", "coordinate").values
     down, bend = np.sum(u * slope, axis=-1), np.sum(h * u * u, axis=-1)
     expected, stderr = _quotient(bend, down)
     out: dict[str, Any] = {

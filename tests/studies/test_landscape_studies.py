@@ -2,12 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from mcnqm import NoisyQuadratic, ParameterError, simulate
+from mcnqm import ParameterError
 from mcnqm.checkpoint import Checkpoint
-from mcnqm.optimizers import SGD
 from mcnqm.plots.line_search import plot_line_search
 from mcnqm.plots.minima import plot_minima
 from mcnqm.plots.regimes import plot_regimes
@@ -85,17 +82,6 @@ def test_regimes():
     error = float(study.estimated_stderr) / 10
     assert abs(float(study.estimated - study.exact)) < 5 * error + 0.1 * float(study.exact)
     assert len(plot_regimes(study).axes) == 6
-
-
-@settings(max_examples=5)
-@given(batch=st.integers(1, 30), seed=st.integers(0, 100))
-def test_batch_gradients_are_those_of_the_updates(batch, seed):
-    problem, at = NoisyQuadratic([1.0, 0.3], [0.5, 2.0]), [0, 7]
-    runs = simulate(problem, SGD(0.1), batch, 8, record=[0, 1, 7, 8], coordinates=[0, 1], trajectories=3, seed=seed)
-    theta = runs.theta.transpose("trajectory", "step", "coordinate")
-    found = line_search.batch_gradients(problem, theta.sel(step=at).values, batch, at, seed)
-    moved = (theta.sel(step=at).values - theta.sel(step=[1, 8]).values) / 0.1
-    np.testing.assert_allclose(found, moved, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize(
