@@ -193,7 +193,7 @@ def steps_to_target(
     finally:
         meter.close()
     crossing, jackknifed = summarise(result.steps)
-    stderr = at_least(jackknifed, result.interval, replicates - 1, result.steps[:, 0])
+    stderr = at_least(jackknifed, result.interval, replicates - 1)
     steps = whole_steps(crossing)
     # The interval is that of the whole sample's crossing: moved with the jackknife's correction, and rounded likewise.
     with np.errstate(invalid="ignore"):

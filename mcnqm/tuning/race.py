@@ -331,19 +331,15 @@ def summarise(crossings: Array) -> tuple[Array, Array]:
     return np.where(smooth, corrected, whole), stderr
 
 
-def at_least(stderr: Array, interval: Array, freedom: int, crossing: Array | None = None) -> Array:
+def at_least(stderr: Array, interval: Array, freedom: int) -> Array:
     """Standard errors no smaller than their interval's half width over Student's t, shapes (...), (..., 2).
 
     Where a risk is nearly flat at the target, or oscillates about it, crossings of parts of the sample are closer to
-    each other than to the truth. Where a part does not arrive, that half width is the error. Between two dips of an
-    oscillation a crossing lies at one end of its interval: given the `crossing`, the distance to the farther end counts
-    as half the width.
+    each other than to the truth. Where a part does not arrive, that half width is the error.
     """
-    low, high = interval[..., 0], interval[..., 1]
     with np.errstate(invalid="ignore"):
-        half = 0.5 * (high - low) if crossing is None else np.maximum(high - crossing, crossing - low)
-        wide = half / float(special.stdtrit(freedom, 0.975))
-        wide = np.where(wide <= _ROUNDED * high, 0.0, np.where(np.isfinite(wide), wide, np.nan))
+        wide = 0.5 * (interval[..., 1] - interval[..., 0]) / float(special.stdtrit(freedom, 0.975))
+        wide = np.where(wide <= _ROUNDED * interval[..., 1], 0.0, np.where(np.isfinite(wide), wide, np.nan))
     return np.fmax(stderr, wide)
 
 
