@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from mcnqm.claims import adam, batch, linear, lines, pending, rates, schedules
+from mcnqm.claims import adam, batch, landscapes, linear, lines, pending, rates, schedules
 from mcnqm.claims.claim import FAMILY, Claim
 from mcnqm.claims.lab import Lab
 from mcnqm.errors import ParameterError
@@ -19,7 +19,7 @@ from mcnqm.statistics import BOUNDS
 __all__ = ["all_claims", "get", "measure_all", "records", "summary"]
 
 _CLAIMS: tuple[Claim, ...] = tuple(
-    one for theme in (linear, batch, rates, schedules, lines, adam, pending) for one in theme.CLAIMS
+    one for theme in (linear, batch, rates, schedules, lines, adam, landscapes, pending) for one in theme.CLAIMS
 )
 if len(_CLAIMS) > FAMILY:
     raise AssertionError(f"the error rate is shared by {FAMILY} claims, and there are {len(_CLAIMS)}")

@@ -8,32 +8,10 @@ __all__ = ["CLAIMS"]
 
 _DENSE = "it needs a Hessian that is not diagonal in the optimizer's coordinates; no problem of that kind exists yet"
 _REAL = "it needs Hessian and covariance measured on a real model; no problem of that kind exists yet"
-_WELLS = "it needs a landscape with two wells; no problem of that kind exists yet"
-_MULTIPLICATIVE = "it needs noise that grows with the parameter; no problem of that kind exists yet"
 
 CLAIMS = tuple(
     Claim(id_, "open", source, statement, open=why)
     for id_, source, statement, why in (
-        (
-            "ratio-selects-minima",
-            "Jastrzębski et al. 2018 (Three Factors)",
-            "Between two wells, a larger α/B favors the wider one.",
-            _WELLS,
-        ),
-        (
-            "noise-regimes",
-            "Smith et al. 2020",
-            "There is a noise-dominated regime, where the linear rule holds, and a curvature-dominated one, "
-            "where it does "
-            "not.",
-            _MULTIPLICATIVE,
-        ),
-        (
-            "largest-stable-lr",
-            "Smith et al. 2020",
-            "With multiplicative noise the largest stable rate is (2/λ) / (1 + B_noise/B).",
-            _MULTIPLICATIVE,
-        ),
         (
             "surge-dense",
             "Li et al. 2024",
