@@ -165,8 +165,10 @@ class Function:
 
     def describe(self) -> dict[str, Any]:
         """Its name."""
-        name = getattr(self.function, "__qualname__", repr(self.function))
-        return {"function": f"{getattr(self.function, '__module__', '')}.{name}"}
+        function = self.function  # a ufunc has neither a qualified name nor a module in NumPy before 2.2
+        name = getattr(function, "__qualname__", None) or getattr(function, "__name__", repr(function))
+        module = getattr(function, "__module__", None) or type(function).__module__
+        return {"function": f"{module}.{name}"}
 
 
 @dataclass(frozen=True)
