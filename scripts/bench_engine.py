@@ -21,8 +21,8 @@ sqrt      sqrt(v) alone: multiplicative noise needs one per update, and 6 multip
           momentum, theta)
 sigmoid   1 / (1 + exp(x)) by our exponential: two wells need one per update, and 9 multiply-adds (the exponent 3, two
           slopes and their mean 3, + noise, momentum, theta)
-softplus  log(1 + exp(-|x|)) / κ by our exponential and logarithm: the loss of two wells needs one at each recorded step (one
-          in 27 here), and 8 multiply-adds
+softplus  log(1 + exp(-|x|)) / κ by our exponential and logarithm: the loss of two wells needs one at each recorded step
+          (one in 27 here), and 8 multiply-adds
 """
 
 from __future__ import annotations
