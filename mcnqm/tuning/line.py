@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +27,7 @@ from mcnqm.tuning.search import (
     usable,
 )
 
-__all__ = ["search_line"]
+__all__ = ["as_good", "inside", "refined_line", "search_line"]
 
 Array = NDArray[np.float64]
 
@@ -96,22 +98,8 @@ def search_line(
     guided : bool
         Whether the bounds are those of a theory, narrow enough to begin with the fine grid.
     """
-    low, high = (float(to_line(optimizer, name, bound)) for bound in bounds)
-    narrow = high - low <= 4 * _SPAN
-    centre = 0.5 * (low + high)
-    if not (narrow or guided):
-        found = yield from _bracket(route, optimizer, name, low, high)
-        if found is None:
-            return unreachable([name])
-        centre = found
-    half, count = _SPAN, _FINE
-    if guided:
-        half, count = 0.5 * (high - low), _GUIDED if expected > _SHORTEST else _GUIDED_SHORT
-    refined = yield from _refine(route, optimizer, name, centre, half, count, expected, guided=guided)
+    refined = yield from refined_line(route, optimizer, name, bounds, expected, guided=guided)
     if refined is None:
-        if narrow or guided:  # between two narrow bounds nothing arrives; look around more widely
-            wide = tuple(float(from_line(optimizer, name, centre + step)) for step in (-np.log(16.0), np.log(16.0)))
-            return (yield from search_line(route, optimizer, name, (wide[0], wide[1])))
         return unreachable([name])
     tuned, slack = _fitted(route, optimizer, name, *refined)
     if not route.sampled or not 0 < tuned.steps <= SHORT:
@@ -139,11 +127,51 @@ def search_line(
     )  # fmt: skip
 
 
+def refined_line(
+    route: Route,
+    optimizer: object,
+    name: str,
+    bounds: tuple[float, float],
+    expected: float = np.inf,
+    *,
+    guided: bool = False,
+    horizon: int | None = None,
+) -> Generator[Query, Found, tuple[Array, Found, bool] | None]:
+    """A fine grid about the best of one hyperparameter; see `search_line`.
+
+    With a `horizon`, of the risk after so many steps.
+
+    Returns
+    -------
+    ndarray, Found, bool; or None
+        Its places, what was found there, and whether the best lies at an edge; None if nothing arrives.
+    """
+    low, high = (float(to_line(optimizer, name, bound)) for bound in bounds)
+    expected = expected if horizon is None else float(horizon)
+    narrow = high - low <= 4 * _SPAN
+    centre = 0.5 * (low + high)
+    if not (narrow or guided):
+        found = yield from _bracket(route, optimizer, name, low, high)
+        if found is None:
+            return None
+        centre = found
+    half, count = _SPAN, _FINE
+    if guided:
+        half, count = 0.5 * (high - low), _GUIDED if expected > _SHORTEST else _GUIDED_SHORT
+    refined: tuple[Array, Found, bool] | None = yield from _refine(
+        route, optimizer, name, centre, half, count, expected, guided=guided, horizon=horizon
+    )
+    if refined is None and (narrow or guided):  # between two narrow bounds nothing arrives; look around more widely
+        wide = tuple(float(from_line(optimizer, name, centre + step)) for step in (-np.log(16.0), np.log(16.0)))
+        return (yield from refined_line(route, optimizer, name, (wide[0], wide[1]), horizon=horizon))
+    return refined
+
+
 def _ask(optimizer: object, name: str, places: Array, *, rough: bool, expected: float = np.inf) -> Query:
     return Query(optimizer, {name: np.asarray(from_line(optimizer, name, places))}, rough, expected)
 
 
-def _inside(optimizer: object, name: str, places: Array) -> Array:
+def inside(optimizer: object, name: str, places: Array) -> Array:
     """Places on the axis: that of a number in [0, 1) begins at 0."""
     return np.unique(np.maximum(places, 0.0)) if domain_of(optimizer, name) is unit_interval else places
 
@@ -187,6 +215,7 @@ def _refine(  # type: ignore[no-untyped-def]
     expected: float,
     *,
     guided: bool,
+    horizon: int | None,
 ):
     """A fine grid about the best, moved and narrowed as it asks for.
 
@@ -195,7 +224,7 @@ def _refine(  # type: ignore[no-untyped-def]
     # Momentum has several basins at large batches, adaptive optimizers one.
     scanned = guided or not (route.exact or route.sampled)
     for attempt in range(12):  # ends by break long before
-        places = _inside(optimizer, name, np.linspace(centre - half, centre + half, count))
+        places = inside(optimizer, name, np.linspace(centre - half, centre + half, count))
         found = yield _ask(optimizer, name, places, rough=False, expected=expected)
         mean = usable(found.steps)
         best = int(mean.argmin())
@@ -203,13 +232,13 @@ def _refine(  # type: ignore[no-untyped-def]
             if attempt == 0:
                 return None
             break
-        needed, expected = expected, float(mean[best])
-        if expected == 0.0:  # reached at the start, wherever: there is no best
+        if mean[best] == 0.0:  # reached at the start, wherever: there is no best
             edge = False
             break
+        needed, expected = expected, float(mean[best] if horizon is None else horizon)
         if expected < SHORT and not scanned:
             # Large batches: runs are cheap, and with momentum there are several narrow basins.
-            scan = _inside(optimizer, name, np.arange(centre - np.log(4.0), centre + np.log(4.0), _DENSE))
+            scan = inside(optimizer, name, np.arange(centre - np.log(4.0), centre + np.log(4.0), _DENSE))
             wide = usable((yield _ask(optimizer, name, scan, rough=False, expected=max(expected, LONG / 3))).steps)
             centre, half, scanned = float(scan[int(wide.argmin())]), 3 * _DENSE, True
             continue
@@ -218,7 +247,7 @@ def _refine(  # type: ignore[no-untyped-def]
             centre = float(places[best])
             continue
         spacing = float(np.diff(places).max())
-        if guided and expected <= _SHORTEST:
+        if guided and horizon is None and expected <= _SHORTEST:
             break
         # Next to the edge of stability too few points are near the best for a fit: look closer there.
         enough = int((mean <= _NEAR * mean[best]).sum()) >= _ENOUGH
@@ -287,7 +316,7 @@ def _fitted(route: Route, optimizer: object, name: str, places: Array, found: Fo
     spread, relative = float(np.hypot(spread, own_rate)), float(np.hypot(relative, own_steps))
     freedom = steps.shape[1] - 2
     t = student(freedom)
-    low, high = _as_good(places, steps, np.array(values), t, max(FIT_STEPS, 0.5 / max(needed, 1.0)))
+    low, high = as_good(places, steps, np.array(values), t, max(FIT_STEPS, 0.5 / max(needed, 1.0)))
     low, high = min(low, centre - t * spread), max(high, centre + t * spread)
     spread = max(spread, 0.5 * (high - low) / t)
     ends = from_line(optimizer, name, np.array([low, high, centre - 0.5 * spread, centre + 0.5 * spread]))
@@ -320,7 +349,7 @@ def _safest(mean: Array, interval: Array) -> int:
     return int(np.where(last <= _AS_SAFE * last.min(), mean, np.inf).argmin())
 
 
-def _as_good(places: Array, found: Array, least: Array, t: float, tolerance: float) -> tuple[float, float]:
+def as_good(places: Array, found: Array, least: Array, t: float, tolerance: float) -> tuple[float, float]:
     """Where steps cannot be told from the fewest: between which places, the best among them.
 
     For every estimate, by how much each place needs more (in log) than the best, `least`; with the jackknife's error of

@@ -26,8 +26,10 @@ __all__ = [
     "Search",
     "Tuned",
     "confirmed",
+    "confirmed_risk",
     "from_line",
     "in_steps",
+    "log_of",
     "plain_jackknife",
     "student",
     "to_line",
@@ -43,6 +45,9 @@ WIDEN = 3
 FIT_RATE, FIT_STEPS = 0.01, 0.003
 """Relative error of a local fit itself, added in quadrature to the jackknife's."""
 
+_CHANCE = 1e-5
+"""Chance of an estimated risk so far below the true one that a risk at the Bayes bound seems to be below it."""
+
 ROUNDING = 0.29
 """Standard deviation, in steps, of what is added to a crossing to make it whole."""
 
@@ -56,6 +61,7 @@ class Tuned:
     values, errors : dict of str to float
         Each tuned hyperparameter and its standard error (0 in closed form).
     steps, steps_error : float
+        At a horizon, the risk there and its standard error.
     at_edge : bool
         Whether the best lies at an edge of the search, even after widening.
     intervals : dict of str to (float, float)
@@ -93,7 +99,7 @@ def from_line(optimizer: Any, name: str, place: Any) -> Any:
 
 
 def unreachable(names: list[str]) -> Tuned:
-    """Nothing reaches the target."""
+    """Nothing reaches the target, or at a horizon everything has diverged."""
     nothing = dict.fromkeys(names, np.nan)
     return Tuned(nothing, nothing, np.inf, np.nan, False, dict.fromkeys(names, (np.nan, np.nan)))
 
@@ -108,6 +114,11 @@ def plain_jackknife(estimates: Any, short: bool) -> tuple[float, float]:
     values = np.asarray(estimates, dtype=np.float64)
     value, error = jackknife(values)
     return (float(values[0]) if short else float(value)), float(error)
+
+
+def log_of(found: Array, horizon: int | None) -> Array:
+    """Logarithm of steps, or of risks at a horizon; finite where they are 0."""
+    return np.asarray(np.log(np.maximum(found, 1e-9 if horizon is None else 1e-300)))
 
 
 def student(freedom: int) -> float:
@@ -158,4 +169,26 @@ def confirmed(
     return Tuned(
         dict(tuned.values if values is None else values), tuned.errors, steps, float(np.hypot(error, ROUNDING)) if
         steps > 0 else 0.0, tuned.at_edge, tuned.intervals, interval, freedom, flags,
+    )  # fmt: skip
+
+
+def confirmed_risk(
+    problem: Any, batch_size: float, horizon: int, tuned: Tuned, found: Found, values: Mapping[str, float]
+) -> Tuned:
+    """A search's answer with the risk of its winner on fresh noise, after so many steps.
+
+    Flagged where that is larger, by 10 % and three standard errors of the difference, or not finite. It is the risk of
+    these `values`, and so at or above the least there is.
+    """
+    risk, error = plain_jackknife(found.steps[0], short=True)
+    interval, freedom = (float(found.interval[0, 0]), float(found.interval[0, 1])), found.steps.shape[1] - 2
+    flags = tuned.flags | int(check_sample(risk, error, interval[1], found.effective[0]))
+    if np.isfinite(risk):
+        surely = max(interval[1], risk - float(special.stdtrit(freedom, _CHANCE)) * error)
+        flags |= int(check_bound(problem, batch_size, surely, horizon))
+    both = np.hypot(0.0 if np.isnan(error) else error, tuned.steps_error)
+    if not np.isfinite(risk) or risk > tuned.steps + max(3.0 * both, 0.1 * tuned.steps):
+        flags |= int(Flag.UNCONFIRMED)
+    return Tuned(
+        dict(values), tuned.errors, risk, error, tuned.at_edge, tuned.intervals, interval, freedom, flags
     )  # fmt: skip

@@ -26,8 +26,10 @@ from mcnqm.tuning.search import (
     Search,
     Tuned,
     confirmed,
+    confirmed_risk,
     from_line,
     in_steps,
+    log_of,
     plain_jackknife,
     student,
     to_line,
@@ -51,12 +53,21 @@ _REACH = 0.25
 _GIVE_UP = 2.0
 """On fresh noise candidates are given up after so many times the steps that the search found."""
 
+_POLISHES, _SHRINK, _POLISHED = 20, 0.3, 1e-3
+"""By theory a star is moved at most so often, shrinks by so much each time, and down to what reach."""
+
 _FINAL, _STAR, _CONFIRM = 1, 2, 3
 """Numbers of fresh samples."""
 
 
 def search_surface(
-    route: Route, optimizer: Any, search: Mapping[str, tuple[float, float]], seed: int, expected: float = np.inf
+    route: Route,
+    optimizer: Any,
+    search: Mapping[str, tuple[float, float]],
+    seed: int,
+    expected: float = np.inf,
+    *,
+    horizon: int | None = None,
 ) -> Search:
     """Search over several hyperparameters; see `mcnqm.tune`.
 
@@ -70,7 +81,10 @@ def search_surface(
         Of the search itself.
     expected : float
         About how many steps the best will need, if known.
+    horizon : int, optional
+        Seek the least risk after so many steps, instead of the fewest.
     """
+    expected = expected if horizon is None else float(horizon)
     names = list(search)
     box = np.array([[float(to_line(optimizer, name, b)) for b in search[name]] for name in names])
     begins = np.array([0.0 if domain_of(optimizer, name) is unit_interval else -np.inf for name in names])
@@ -84,7 +98,7 @@ def search_surface(
     evolved, edge = None, False
     for generations in (8, 25) if route.sampled and not np.isfinite(expected) else (25,):
         for _ in range(WIDEN + 1):
-            evolved = yield from _evolve(ask, box, seed, generations, expected)
+            evolved = yield from _evolve(ask, box, seed, generations, expected, horizon)
             if not evolved.values.size:
                 return unreachable(names)
             best = evolved.places[:, evolved.values.argmin()]
@@ -97,26 +111,33 @@ def search_surface(
             box[high, 1] += np.log(8.0)
             box[:, 0] = np.maximum(box[:, 0], begins)
         assert evolved is not None
-        expected = float(np.exp(evolved.values.min()))
+        expected = float(np.exp(evolved.values.min()) if horizon is None else horizon)
     assert evolved is not None
     finalists = evolved.best(_FINALISTS, _APART)
+    if not route.sampled and horizon is not None:
+        return (yield from _polished(route, optimizer, names, finalists[:, 0], begins, edge, ask, horizon))
     if not route.sampled:
         return (yield from _star(route, optimizer, names, finalists[:, 0], begins, edge, ask, expected))
 
     # ------------------------------------------------------------------- fresh noise: who really is the best
     found = yield ask(finalists, expected=expected, fresh=_FINAL, give_up=_GIVE_UP * expected)
-    order = np.argsort(_pessimistic(found.steps))
+    order = np.argsort(_pessimistic(found.steps, horizon))
     winner = finalists[:, order[0]]
     if not np.isfinite(usable(found.steps)[order[0]]):
         return unreachable(names)
-    claimed = float(np.exp(_pessimistic(found.steps)[order[0]]))
-    tuned = yield from _star(route, optimizer, names, winner, begins, edge, ask, claimed)
+    claimed = float(np.exp(_pessimistic(found.steps)[order[0]]) if horizon is None else horizon)
+    tuned = yield from _star(route, optimizer, names, winner, begins, edge, ask, claimed, horizon)
     # ---------------------------------------------------------------- fresh again: how many steps it takes
     place = np.array([[float(to_line(optimizer, name, tuned.values[name]))] for name in names])
     for attempt, candidate in enumerate((place, winner[:, np.newaxis])):
         fresh = yield ask(candidate, expected=claimed, fresh=_CONFIRM + attempt, give_up=_GIVE_UP * claimed)
         values = {name: float(from_line(optimizer, name, candidate[i, 0])) for i, name in enumerate(names)}
-        answer = confirmed(route.problem, route.batch_size, route.target, tuned, fresh, slack=FIT_STEPS, values=values)
+        here = route.problem, route.batch_size
+        answer = (
+            confirmed(*here, route.target, tuned, fresh, slack=FIT_STEPS, values=values)
+            if horizon is None
+            else confirmed_risk(*here, horizon, tuned, fresh, values)
+        )
         if not answer.flags & Flag.UNCONFIRMED:
             break  # where the surface's top is not as good as it says, the best point itself is taken
     return answer
@@ -140,15 +161,17 @@ class _Evolved:
         return np.asarray(self.places[:, chosen])
 
 
-def _pessimistic(steps: Array) -> Array:
+def _pessimistic(steps: Array, horizon: int | None = None) -> Array:
     """Log of the steps plus two standard errors; `_NOWHERE` where a part of the sample does not arrive."""
     error = jackknife(steps)[1]
     found = usable(steps)
     with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(found), np.log(np.maximum(found + 2.0 * error, 1e-9)), _NOWHERE)
+        return np.where(np.isfinite(found), log_of(found + 2.0 * error, horizon), _NOWHERE)
 
 
-def _evolve(ask: Any, box: Array, seed: int, generations: int, expected: float) -> Generator[Query, Found, _Evolved]:
+def _evolve(
+    ask: Any, box: Array, seed: int, generations: int, expected: float, horizon: int | None
+) -> Generator[Query, Found, _Evolved]:
     """SciPy's differential evolution, a generation per query.
 
     SciPy calls for values; a search yields queries. So each generation is asked of a solver that is stopped when it
@@ -175,7 +198,7 @@ def _evolve(ask: Any, box: Array, seed: int, generations: int, expected: float) 
                 tol=1e-3, polish=False, rng=seed, init="sobol",
             )  # fmt: skip
         except _Wanted as wanted:
-            values = _pessimistic((yield ask(wanted.places, expected=expected)).steps)
+            values = _pessimistic((yield ask(wanted.places, expected=expected)).steps, horizon)
             for place, value in zip(wanted.places.T, values, strict=True):
                 known[place.tobytes()] = float(value)
                 kept.append((place, float(value)))
@@ -184,10 +207,18 @@ def _evolve(ask: Any, box: Array, seed: int, generations: int, expected: float) 
 
 
 def _star(
-    route: Route, optimizer: Any, names: list[str], centre: Array, begins: Array, edge: bool, ask: Any, expected: float
+    route: Route,
+    optimizer: Any,
+    names: list[str],
+    centre: Array,
+    begins: Array,
+    edge: bool,
+    ask: Any,
+    expected: float,
+    horizon: int | None = None,
 ) -> Search:
     """A quadratic surface over a star and its corners, for every estimate; inside the star's reach only."""
-    moves = np.array(np.meshgrid(*[[-1.0, 0.0, 1.0]] * len(names))).reshape(len(names), -1) * _REACH
+    moves = _moves(len(names)) * _REACH
     places = np.maximum(centre[:, np.newaxis] + moves, begins[:, np.newaxis])
     fresh = _STAR if route.sampled else 0
     found = (yield ask(places, expected=expected, fresh=fresh, give_up=_GIVE_UP * expected)).steps
@@ -196,7 +227,7 @@ def _star(
     if not np.isfinite(mean[best]):
         return unreachable(names)
     near = np.isfinite(found).all(axis=1)
-    logs = np.log(np.maximum(found, 1e-9))
+    logs = log_of(found, horizon)
     fits = [_vertex(places[:, near], logs[near, k], places[:, best], _REACH) for k in range(found.shape[1])]
     vertices = [fit for fit in fits if fit is not None]
     vertex = len(vertices) == len(fits)
@@ -208,17 +239,55 @@ def _star(
     if route.sampled:
         # Where the surface has no vertex nearby, the star's reach is how well its center is known.
         spread = np.hypot(spread, FIT_RATE if vertex else _REACH)
-    log_steps, relative = plain_jackknife(values, short=bool(mean[best] <= SHORT))
+    log_steps, relative = plain_jackknife(values, short=horizon is not None or bool(mean[best] <= SHORT))
     t, result, errors, intervals = student(freedom), {}, {}, {}
     for i, name in enumerate(names):
         ends = from_line(optimizer, name, top[i] + spread[i] * np.array([0.0, -t, t, -0.5, 0.5]))
         result[name], errors[name] = float(ends[0]), float(ends[4] - ends[3])
         intervals[name] = (float(ends[1]), float(ends[2]))
+    if horizon is not None:
+        risk = float(np.exp(log_steps))
+        error = risk * float(np.hypot(relative, FIT_STEPS))
+        return Tuned(result, errors, risk, error, edge, intervals, (risk - t * error, risk + t * error), freedom)
     steps = float(np.ceil(np.exp(log_steps) - 1e-9)) + 0.0
     if not route.sampled:
         return Tuned(result, dict.fromkeys(names, 0.0), steps, 0.0, edge, intervals, (steps, steps))
     error = in_steps(steps, float(np.hypot(relative, FIT_STEPS)))
     return Tuned(result, errors, steps, error, edge, intervals, (steps - t * error, steps + t * error), freedom)
+
+
+def _moves(dimensions: int) -> Array:
+    """A star and its corners."""
+    return np.array(np.meshgrid(*[[-1.0, 0.0, 1.0]] * dimensions)).reshape(dimensions, -1)
+
+
+def _polished(
+    route: Route, optimizer: Any, names: list[str], centre: Array, begins: Array, edge: bool, ask: Any, horizon: int
+) -> Search:
+    """The least risk by theory: the top of a quadratic surface over ever smaller stars, as long as it is lower."""
+    place, risk, reach = centre, np.inf, _REACH
+    for _ in range(_POLISHES):
+        places = np.maximum(place[:, np.newaxis] + _moves(len(names)) * reach, begins[:, np.newaxis])
+        found = usable((yield ask(places, expected=horizon)).steps)
+        best = int(found.argmin())
+        near = np.isfinite(found)
+        top = _vertex(places[:, near], log_of(found[near], horizon), places[:, best], reach) if near.any() else None
+        tries = places[:, best : best + 1]
+        if top is not None:
+            tries = np.stack([places[:, best], np.maximum(top[0], begins)], axis=1)
+        tried = usable((yield ask(tries, expected=horizon)).steps)
+        moved = np.abs(tries[:, tried.argmin()] - place).max()
+        if tried.min() < risk:
+            place, risk = tries[:, tried.argmin()], float(tried.min())
+        if moved < 0.9 * reach:  # else the best lies at the edge of the star, or beyond
+            reach *= _SHRINK
+        if reach < _POLISHED:
+            break
+    if not np.isfinite(risk):
+        return unreachable(names)
+    values = {name: float(from_line(optimizer, name, place[i])) for i, name in enumerate(names)}
+    intervals = {name: (value, value) for name, value in values.items()}
+    return Tuned(values, dict.fromkeys(names, 0.0), risk, 0.0, edge, intervals, (risk, risk))
 
 
 def _vertex(places: Array, values: Array, best: Array, reach: float) -> tuple[Array, float] | None:
