@@ -77,7 +77,9 @@ class BatchSizes:
         dims = self._batch.dims
         allowed = "be a scalar when other hyperparameters are tuned"
         if dims:
-            allowed += f", or an xarray.DataArray along {dims[0]!r}, one value for each of {self._batch.size} batch sizes"
+            allowed += (
+                f", or an xarray.DataArray along {dims[0]!r}, one value for each of {self._batch.size} batch sizes"
+            )
         if not isinstance(value, xr.DataArray) or not dims:
             raise ParameterError(name, f"shape {np.shape(value)}", allowed)
         if value.dims != dims or value.sizes != self._batch.sizes:
@@ -99,4 +101,4 @@ class BatchSizes:
 
     def coords(self) -> dict[str, xr.DataArray]:
         """The hyperparameters that follow the batch size."""
-        return {name: self.labeled(value.values, {}) for name, value in self._following.items()}
+        return {name: self.labeled(value.values.tolist(), {}) for name, value in self._following.items()}

@@ -43,7 +43,10 @@ class Goal:
         return math.ceil(Fraction(self.examples) / Fraction(batch_size))  # exact, where floats would round
 
     def theory(self, kind: Any, problem: Any, batch_size: float, max_steps: int | None = None) -> Route:
-        """The route of a theory, of the `kind` that `mcnqm.tuning.routes.theory_of` gives; to a target, with a limit."""
+        """The route of a theory, of the `kind` that `mcnqm.tuning.routes.theory_of` gives.
+
+        To a target it gives up at `max_steps`.
+        """
         if (horizon := self.horizon(batch_size)) is not None:
             return risk_by_theory(kind, problem, batch_size, horizon)
         route: Route = kind(problem, batch_size, self.target, max_steps)

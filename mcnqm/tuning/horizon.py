@@ -1,7 +1,8 @@
 """Risk of candidates at a horizon, by simulation or theory: what a search for the least risk asks for.
 
-By simulation the risk is the mean loss over all trajectories after the given number of steps, of adaptive optimizers
-freed of what their mean-field twins explain. Nothing is selected within a run, so unlike a first passage it has no bias.
+By simulation the risk is the mean loss over all trajectories after the given number of steps; losses of adaptive
+optimizers are first freed of what their mean-field twins explain. The step is fixed beforehand, so this estimate has no
+bias, unlike a first passage, which picks a step by the noise.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _FIRST_LOOK = 256
 """Diverged settings are dropped after so many steps, and each time their number has doubled."""
 
 _CONFIRMED_BY = 4
-"""On fresh noise, where few candidates are left, each gets so many times as many trajectories."""
+"""A single candidate on fresh noise, whose risk is to be reported, gets so many times as many trajectories."""
 
 _ROUGH_SHARE, _ROUGH_LEAST = 4, 16
 """For a first impression so many times fewer, but no fewer than the second number."""
@@ -82,12 +83,12 @@ class HorizonRace:
         """Drop the settings of which a trajectory has diverged; at the horizon, take the risk of the others."""
         self._step = int(record[-1])
         with np.errstate(invalid="ignore", over="ignore"):
-            gone = ~(losses.loss[..., -1] <= self._limit).all(axis=1)
+            gone = np.asarray(~(losses.loss[..., -1] <= self._limit).all(axis=1))
             if self._step == self._horizon:
                 risk = risk_estimates(losses, self._replicates)[..., -1]
                 self._risk[self._alive] = np.where(gone[:, np.newaxis], np.inf, risk)
         self._alive = self._alive[~gone]
-        return np.asarray(gone)
+        return gone
 
     def result(self) -> RaceResult:
         """Risks in the place of steps, inf where diverged, with intervals."""
@@ -155,9 +156,8 @@ class SimulatedRisk:
         total = replicates * options["trajectories"]
         if query.rough:
             total = max(total // _ROUGH_SHARE, min(total, _ROUGH_LEAST))
-        if query.fresh:
-            count = next(iter(query.candidates.values())).size
-            total = max(total, min(_CONFIRMED_BY * total, int(NUMBERS / (self.problem.dim * count * 3))))
+        if query.fresh and next(iter(query.candidates.values())).size == 1:
+            total = max(total, min(_CONFIRMED_BY * total, int(NUMBERS / (self.problem.dim * 3))))
         replicates = min(replicates, total)
         return total // replicates * replicates, replicates
 

@@ -1,10 +1,14 @@
-"""The best value of one hyperparameter at a horizon: where the risk is least after a given number of steps.
+"""Where the risk is least after a given number of steps: how the searches for the best hyperparameters end there.
 
-The grids are those of the search for the fewest steps (`mcnqm.tuning.line`). What differs is the end: risks are no whole
-numbers, so a smooth curve goes through them at every horizon, and the winner always runs again on fresh noise.
+They begin as those for the fewest steps (`mcnqm.tuning.line`, `mcnqm.tuning.surface`). Steps are whole numbers; a risk
+is a smooth function of the hyperparameters, also as it is estimated on common random numbers. So a curve or surface is
+fitted at every horizon, as closely about the least as it must be. The winner always runs again on fresh noise.
 """
 
 from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +17,8 @@ from mcnqm.domains import unit_interval
 from mcnqm.flags import Flag
 from mcnqm.optimizers import domain_of
 from mcnqm.statistics import jackknife
-from mcnqm.tuning.line import as_good, inside, refined_line
+from mcnqm.tuning.line import as_good, refined_line
+from mcnqm.tuning.quadratics import quadratic, star, vertex
 from mcnqm.tuning.routes import Found, Query, Route
 from mcnqm.tuning.search import (
     FIT_RATE,
@@ -28,7 +33,7 @@ from mcnqm.tuning.search import (
     usable,
 )
 
-__all__ = ["least_risk_line"]
+__all__ = ["least_risk_line", "lowest_by_simulation", "lowest_by_theory"]
 
 Array = NDArray[np.float64]
 
@@ -42,11 +47,21 @@ _JAGGED, _TELLING = 1e-3, 3.0
 """A fit is believed if its residuals, in log of the risk, are below the first number or so many of their errors."""
 
 _POINTS, _CLOSER, _WIDER = 8, 6, 3
-"""Points of a grid that is closer to the best, where there is no such fit, or wider, where by simulation the ends of the
-grid cannot be told from it; and how often each is tried."""
+"""Points of a grid closer to the best, for want of such a fit, and of a wider one, if by simulation the ends of the
+grid cannot be told from the best; and how often each is tried."""
 
 _FIT_RISK = 1e-3
 """Relative differences of the risk that are no difference: more than the fit's own error."""
+
+
+_WIDE, _FINE, _FINEST = 0.25, 0.08, 1e-3
+"""Half the width of the first star of a surface; of its last by simulation, where noise decides; and by theory."""
+
+_VALLEY = np.array([-2.0, -1.4, -1.0, -0.7, -0.5, -0.35, -0.2, -0.1, 0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0])
+"""How far from the least, on a hyperparameter's axis, its risk is asked for."""
+
+_STARS, _SHRINK = 24, 0.4
+"""A star is moved or shrunk at most so often, and shrinks to so many times its size."""
 
 
 def least_risk_line(
@@ -83,7 +98,10 @@ def least_risk_line(
             wider, reach = wider + 1, float(places[-1] - places[0])
         else:
             break
-        grid = inside(optimizer, name, places[best] + np.linspace(-reach, reach, _POINTS))
+        begin = float(places[best]) - reach
+        if domain_of(optimizer, name) is unit_interval:
+            begin = max(begin, 0.0)
+        grid = np.linspace(begin, places[best] + reach, _POINTS)
         answer = yield Query(optimizer, {name: np.asarray(from_line(optimizer, name, grid))})
         if not np.isfinite(usable(answer.steps)).any():
             break
@@ -97,10 +115,10 @@ def least_risk_line(
         return Tuned({name: value}, {name: 0.0}, risk, 0.0, edge, {name: (value, value)}, (risk, risk))
     for attempt, value in enumerate(candidates):
         fresh = yield Query(optimizer, {name: np.array([value])}, fresh=1 + attempt)
-        answer = confirmed_risk(route.problem, route.batch_size, horizon, tuned, fresh, {name: value})
-        if not answer.flags & Flag.UNCONFIRMED:
+        confirmed = confirmed_risk(route.problem, route.batch_size, horizon, tuned, fresh, {name: value})
+        if not confirmed.flags & Flag.UNCONFIRMED:
             break  # where the curve's least is not as low as it says, the best point itself is taken
-    return answer
+    return confirmed
 
 
 def _fits(places: Array, risk: Array) -> tuple[Array, Array] | None:
@@ -109,7 +127,7 @@ def _fits(places: Array, risk: Array) -> tuple[Array, Array] | None:
     near = np.isfinite(mean) & (mean <= _NEAR * mean.min())
     if near.sum() < _ENOUGH:
         return None
-    logs = log_of(risk[near], 0)
+    logs = log_of(risk[near], risk=True)
     x = (places[near] - places[near].mean()) / np.ptp(places[near])
     coefficients = np.polynomial.polynomial.polyfit(x, logs, 4)
     residuals = np.polynomial.polynomial.polyval(x, coefficients).T - logs
@@ -130,7 +148,7 @@ def _least(places: Array, risk: Array) -> tuple[Array, Array]:
     if fits is not None:
         return fits
     best = int(usable(risk).argmin())
-    return np.full(risk.shape[1], places[best]), log_of(risk[best], 0)
+    return np.full(risk.shape[1], places[best]), log_of(risk[best], risk=True)
 
 
 def _as_good(places: Array, risk: Array) -> tuple[float, float]:
@@ -170,3 +188,92 @@ def _fitted(route: Route, optimizer: object, name: str, places: Array, found: Fo
         {name: value}, {name: float(ends[3] - ends[2])}, risk, risk * relative, edge,
         {name: (float(ends[0]), float(ends[1]))}, freedom=freedom,
     )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------- several hyperparameters
+
+
+def lowest_by_theory(optimizer: object, names: list[str], centre: Array, begins: Array, edge: bool, ask: Any) -> Search:
+    """The least risk over several hyperparameters, about the place `centre` where an evolution found it.
+
+    Parameters
+    ----------
+    optimizer : optimizer
+    names : list of str
+        Of the hyperparameters.
+    centre, begins : ndarray, shape (hyperparameters,)
+        A place on their axes, and where these begin.
+    edge : bool
+        Whether the best of the evolution lay at an edge.
+    ask : callable
+        Makes a query of places.
+    """
+    place, risk = yield from _closer(ask, centre, begins, _FINEST)
+    if not np.isfinite(risk):
+        return unreachable(names)
+    values = {name: float(from_line(optimizer, name, place[i])) for i, name in enumerate(names)}
+    intervals = {name: (value, value) for name, value in values.items()}
+    return Tuned(values, dict.fromkeys(names, 0.0), risk, 0.0, edge, intervals, (risk, risk))
+
+
+def lowest_by_simulation(
+    optimizer: object, names: list[str], centre: Array, begins: Array, edge: bool, ask: Any
+) -> Search:
+    """The same with errors: by how much the slopes of the surface differ between parts of the sample.
+
+    A slope that is off by σ moves the lowest point by H⁻¹ σ, with H the surface's curvature. Where that is small, the
+    lowest point may be anywhere along a valley: so intervals hold all values whose risk, with the other hyperparameters
+    following along the valley, cannot be told from the least.
+    """
+    place, risk = yield from _closer(ask, centre, begins, _FINE)
+    if not np.isfinite(risk):
+        return unreachable(names)
+    places = np.maximum(place[:, np.newaxis] + star(place.size) * _FINE, begins[:, np.newaxis])
+    found = (yield ask(places)).steps
+    near = np.isfinite(found).all(axis=1)
+    fits = [quadratic(places[:, near], values, place) for values in log_of(found[near], risk=True).T]
+    surfaces = [fit for fit in fits if fit is not None]
+    along, spread, relative = np.eye(place.size), np.full(place.size, FIT_RATE), 0.0
+    if surfaces and np.linalg.eigvalsh(surfaces[0].curvature).min() > 0:
+        inverse = np.linalg.inv(surfaces[0].curvature)
+        along = inverse / np.diag(inverse)  # columns: where the others go as one moves by 1
+        spread = np.hypot(jackknife(np.array([inverse @ fit.slope for fit in surfaces]), axis=0)[1], FIT_RATE)
+        relative = float(jackknife(np.array([fit.height for fit in surfaces]))[1])
+    freedom = found.shape[1] - 2
+    values, errors, intervals, t = {}, {}, {}, student(freedom)
+    for i, name in enumerate(names):
+        valley = np.maximum(place[:, np.newaxis] + along[:, i, np.newaxis] * _VALLEY, begins[:, np.newaxis])
+        risks = (yield ask(valley)).steps
+        here = risks[_VALLEY.size // 2]
+        low, high = as_good(valley[i], risks / here[0], np.log(here / here[0]), t, _FIT_RISK)
+        low, high = min(low, place[i] - t * spread[i]), max(high, place[i] + t * spread[i])
+        wide = max(float(spread[i]), 0.5 * (high - low) / t)
+        ends = np.maximum([place[i], low, high, place[i] - 0.5 * wide, place[i] + 0.5 * wide], begins[i])
+        ends = from_line(optimizer, name, ends)
+        values[name], errors[name] = float(ends[0]), float(ends[4] - ends[3])
+        intervals[name] = (float(ends[1]), float(ends[2]))
+    return Tuned(values, errors, risk, risk * relative, edge, intervals, freedom=freedom)
+
+
+def _closer(ask: Any, centre: Array, begins: Array, finest: float) -> Generator[Query, Found, tuple[Array, float]]:
+    """Place and height of the least risk: the lowest point of a quadratic surface over ever smaller stars.
+
+    A star moves where its best lies at its edge, shrinks where it does not, and ends at a reach of `finest`.
+    """
+    place, risk, reach = centre, np.inf, _WIDE
+    for _ in range(_STARS):
+        places = np.maximum(place[:, np.newaxis] + star(place.size) * reach, begins[:, np.newaxis])
+        found = usable((yield ask(places)).steps)
+        near, best = np.isfinite(found), places[:, int(found.argmin())]
+        lowest = vertex(places[:, near], log_of(found[near], risk=True), best, reach)
+        tries = np.stack([best, place if lowest is None else np.maximum(lowest[0], begins)], axis=1)
+        tried = usable((yield ask(tries)).steps)
+        k = int(tried.argmin())
+        moved = float(np.abs(tries[:, k] - place).max())
+        if tried[k] < risk:
+            place, risk = tries[:, k], float(tried[k])
+        if moved < 0.9 * reach:
+            if reach <= finest:
+                break
+            reach = max(reach * _SHRINK, finest)
+    return place, risk

@@ -27,7 +27,7 @@ from mcnqm.tuning.search import (
     usable,
 )
 
-__all__ = ["as_good", "inside", "refined_line", "search_line"]
+__all__ = ["as_good", "refined_line", "search_line"]
 
 Array = NDArray[np.float64]
 
@@ -137,14 +137,9 @@ def refined_line(
     guided: bool = False,
     horizon: int | None = None,
 ) -> Generator[Query, Found, tuple[Array, Found, bool] | None]:
-    """A fine grid about the best of one hyperparameter; see `search_line`.
+    """A fine grid about the best of one hyperparameter, by steps or, with a `horizon`, by the risk after so many.
 
-    With a `horizon`, of the risk after so many steps.
-
-    Returns
-    -------
-    ndarray, Found, bool; or None
-        Its places, what was found there, and whether the best lies at an edge; None if nothing arrives.
+    Its places, what was found there, and whether the best lies at an edge; None if nothing arrives.
     """
     low, high = (float(to_line(optimizer, name, bound)) for bound in bounds)
     expected = expected if horizon is None else float(horizon)
@@ -171,7 +166,7 @@ def _ask(optimizer: object, name: str, places: Array, *, rough: bool, expected: 
     return Query(optimizer, {name: np.asarray(from_line(optimizer, name, places))}, rough, expected)
 
 
-def inside(optimizer: object, name: str, places: Array) -> Array:
+def _inside(optimizer: object, name: str, places: Array) -> Array:
     """Places on the axis: that of a number in [0, 1) begins at 0."""
     return np.unique(np.maximum(places, 0.0)) if domain_of(optimizer, name) is unit_interval else places
 
@@ -224,7 +219,7 @@ def _refine(  # type: ignore[no-untyped-def]
     # Momentum has several basins at large batches, adaptive optimizers one.
     scanned = guided or not (route.exact or route.sampled)
     for attempt in range(12):  # ends by break long before
-        places = inside(optimizer, name, np.linspace(centre - half, centre + half, count))
+        places = _inside(optimizer, name, np.linspace(centre - half, centre + half, count))
         found = yield _ask(optimizer, name, places, rough=False, expected=expected)
         mean = usable(found.steps)
         best = int(mean.argmin())
@@ -238,7 +233,7 @@ def _refine(  # type: ignore[no-untyped-def]
         needed, expected = expected, float(mean[best] if horizon is None else horizon)
         if expected < SHORT and not scanned:
             # Large batches: runs are cheap, and with momentum there are several narrow basins.
-            scan = inside(optimizer, name, np.arange(centre - np.log(4.0), centre + np.log(4.0), _DENSE))
+            scan = _inside(optimizer, name, np.arange(centre - np.log(4.0), centre + np.log(4.0), _DENSE))
             wide = usable((yield _ask(optimizer, name, scan, rough=False, expected=max(expected, LONG / 3))).steps)
             centre, half, scanned = float(scan[int(wide.argmin())]), 3 * _DENSE, True
             continue

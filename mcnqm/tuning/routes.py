@@ -104,8 +104,8 @@ class Found(NamedTuple):
     Attributes
     ----------
     steps : ndarray, shape (candidates, estimates)
-        Inf where the target is not reached, or the risk diverges. The first estimate is the whole sample's, the others leave one replicate
-        out each (see `jackknife`).
+        Inf where the target is not reached, or the risk diverges. The first estimate is the whole sample's, the others
+        leave one replicate out each (see `jackknife`).
     interval : ndarray, shape (candidates, 2)
         95 % interval of the first, in short runs and on fresh noise; else NaN.
     effective : ndarray, shape (candidates,)

@@ -116,9 +116,9 @@ def plain_jackknife(estimates: Any, short: bool) -> tuple[float, float]:
     return (float(values[0]) if short else float(value)), float(error)
 
 
-def log_of(found: Array, horizon: int | None) -> Array:
-    """Logarithm of steps, or of risks at a horizon; finite where they are 0."""
-    return np.asarray(np.log(np.maximum(found, 1e-9 if horizon is None else 1e-300)))
+def log_of(found: Array, *, risk: bool = False) -> Array:
+    """Logarithm of steps or risks; finite where they are 0."""
+    return np.asarray(np.log(np.maximum(found, 1e-300 if risk else 1e-9)))
 
 
 def student(freedom: int) -> float:

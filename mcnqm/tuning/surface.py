@@ -8,6 +8,7 @@ on noise of its own, and what is reported was simulated on yet other noise.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from mcnqm.domains import unit_interval
 from mcnqm.flags import Flag
 from mcnqm.optimizers import domain_of
 from mcnqm.statistics import jackknife
+from mcnqm.tuning.least_risk import lowest_by_simulation, lowest_by_theory
+from mcnqm.tuning.quadratics import star, vertex
 from mcnqm.tuning.routes import SHORT, Found, Query, Route
 from mcnqm.tuning.search import (
     FIT_RATE,
@@ -53,9 +56,6 @@ _REACH = 0.25
 _GIVE_UP = 2.0
 """On fresh noise candidates are given up after so many times the steps that the search found."""
 
-_POLISHES, _SHRINK, _POLISHED = 20, 0.3, 1e-3
-"""By theory a star is moved at most so often, shrinks by so much each time, and down to what reach."""
-
 _FINAL, _STAR, _CONFIRM = 1, 2, 3
 """Numbers of fresh samples."""
 
@@ -89,7 +89,7 @@ def search_surface(
     box = np.array([[float(to_line(optimizer, name, b)) for b in search[name]] for name in names])
     begins = np.array([0.0 if domain_of(optimizer, name) is unit_interval else -np.inf for name in names])
 
-    def ask(places: Array, *, expected: float, fresh: int = 0, give_up: float = np.inf) -> Query:
+    def ask(places: Array, *, expected: float = expected, fresh: int = 0, give_up: float = np.inf) -> Query:
         candidates = {name: np.asarray(from_line(optimizer, name, places[i])) for i, name in enumerate(names)}
         return Query(optimizer, candidates, expected=expected, fresh=fresh, give_up=give_up)
 
@@ -115,7 +115,7 @@ def search_surface(
     assert evolved is not None
     finalists = evolved.best(_FINALISTS, _APART)
     if not route.sampled and horizon is not None:
-        return (yield from _polished(route, optimizer, names, finalists[:, 0], begins, edge, ask, horizon))
+        return (yield from lowest_by_theory(optimizer, names, finalists[:, 0], begins, edge, ask))
     if not route.sampled:
         return (yield from _star(route, optimizer, names, finalists[:, 0], begins, edge, ask, expected))
 
@@ -126,7 +126,10 @@ def search_surface(
     if not np.isfinite(usable(found.steps)[order[0]]):
         return unreachable(names)
     claimed = float(np.exp(_pessimistic(found.steps)[order[0]]) if horizon is None else horizon)
-    tuned = yield from _star(route, optimizer, names, winner, begins, edge, ask, claimed, horizon)
+    if horizon is not None:
+        tuned = yield from lowest_by_simulation(optimizer, names, winner, begins, edge, partial(ask, fresh=_STAR))
+    else:
+        tuned = yield from _star(route, optimizer, names, winner, begins, edge, ask, claimed)
     # ---------------------------------------------------------------- fresh again: how many steps it takes
     place = np.array([[float(to_line(optimizer, name, tuned.values[name]))] for name in names])
     for attempt, candidate in enumerate((place, winner[:, np.newaxis])):
@@ -166,7 +169,7 @@ def _pessimistic(steps: Array, horizon: int | None = None) -> Array:
     error = jackknife(steps)[1]
     found = usable(steps)
     with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(found), log_of(found + 2.0 * error, horizon), _NOWHERE)
+        return np.where(np.isfinite(found), log_of(found + 2.0 * error, risk=horizon is not None), _NOWHERE)
 
 
 def _evolve(
@@ -215,10 +218,9 @@ def _star(
     edge: bool,
     ask: Any,
     expected: float,
-    horizon: int | None = None,
 ) -> Search:
     """A quadratic surface over a star and its corners, for every estimate; inside the star's reach only."""
-    moves = _moves(len(names)) * _REACH
+    moves = star(len(names)) * _REACH
     places = np.maximum(centre[:, np.newaxis] + moves, begins[:, np.newaxis])
     fresh = _STAR if route.sampled else 0
     found = (yield ask(places, expected=expected, fresh=fresh, give_up=_GIVE_UP * expected)).steps
@@ -227,85 +229,26 @@ def _star(
     if not np.isfinite(mean[best]):
         return unreachable(names)
     near = np.isfinite(found).all(axis=1)
-    logs = log_of(found, horizon)
-    fits = [_vertex(places[:, near], logs[near, k], places[:, best], _REACH) for k in range(found.shape[1])]
+    logs = log_of(found)
+    fits = [vertex(places[:, near], logs[near, k], places[:, best], _REACH) for k in range(found.shape[1])]
     vertices = [fit for fit in fits if fit is not None]
-    vertex = len(vertices) == len(fits)
+    fitted = len(vertices) == len(fits)
     # A surface that has its top nearby only with a part of the sample says nothing.
-    tops = np.array([place for place, _ in vertices]) if vertex else np.tile(places[:, best], (len(fits), 1))
-    values = [height for _, height in vertices] if vertex else logs[best].tolist()
+    tops = np.array([place for place, _ in vertices]) if fitted else np.tile(places[:, best], (len(fits), 1))
+    values = [height for _, height in vertices] if fitted else logs[best].tolist()
     top, spread = np.maximum(tops[0], begins), np.minimum(jackknife(tops, axis=0)[1], _REACH)
     freedom = found.shape[1] - 2 if route.sampled else 0
     if route.sampled:
         # Where the surface has no vertex nearby, the star's reach is how well its center is known.
-        spread = np.hypot(spread, FIT_RATE if vertex else _REACH)
-    log_steps, relative = plain_jackknife(values, short=horizon is not None or bool(mean[best] <= SHORT))
+        spread = np.hypot(spread, FIT_RATE if fitted else _REACH)
+    log_steps, relative = plain_jackknife(values, short=bool(mean[best] <= SHORT))
     t, result, errors, intervals = student(freedom), {}, {}, {}
     for i, name in enumerate(names):
         ends = from_line(optimizer, name, top[i] + spread[i] * np.array([0.0, -t, t, -0.5, 0.5]))
         result[name], errors[name] = float(ends[0]), float(ends[4] - ends[3])
         intervals[name] = (float(ends[1]), float(ends[2]))
-    if horizon is not None:
-        risk = float(np.exp(log_steps))
-        error = risk * float(np.hypot(relative, FIT_STEPS))
-        return Tuned(result, errors, risk, error, edge, intervals, (risk - t * error, risk + t * error), freedom)
     steps = float(np.ceil(np.exp(log_steps) - 1e-9)) + 0.0
     if not route.sampled:
         return Tuned(result, dict.fromkeys(names, 0.0), steps, 0.0, edge, intervals, (steps, steps))
     error = in_steps(steps, float(np.hypot(relative, FIT_STEPS)))
     return Tuned(result, errors, steps, error, edge, intervals, (steps - t * error, steps + t * error), freedom)
-
-
-def _moves(dimensions: int) -> Array:
-    """A star and its corners."""
-    return np.array(np.meshgrid(*[[-1.0, 0.0, 1.0]] * dimensions)).reshape(dimensions, -1)
-
-
-def _polished(
-    route: Route, optimizer: Any, names: list[str], centre: Array, begins: Array, edge: bool, ask: Any, horizon: int
-) -> Search:
-    """The least risk by theory: the top of a quadratic surface over ever smaller stars, as long as it is lower."""
-    place, risk, reach = centre, np.inf, _REACH
-    for _ in range(_POLISHES):
-        places = np.maximum(place[:, np.newaxis] + _moves(len(names)) * reach, begins[:, np.newaxis])
-        found = usable((yield ask(places, expected=horizon)).steps)
-        best = int(found.argmin())
-        near = np.isfinite(found)
-        top = _vertex(places[:, near], log_of(found[near], horizon), places[:, best], reach) if near.any() else None
-        tries = places[:, best : best + 1]
-        if top is not None:
-            tries = np.stack([places[:, best], np.maximum(top[0], begins)], axis=1)
-        tried = usable((yield ask(tries, expected=horizon)).steps)
-        moved = np.abs(tries[:, tried.argmin()] - place).max()
-        if tried.min() < risk:
-            place, risk = tries[:, tried.argmin()], float(tried.min())
-        if moved < 0.9 * reach:  # else the best lies at the edge of the star, or beyond
-            reach *= _SHRINK
-        if reach < _POLISHED:
-            break
-    if not np.isfinite(risk):
-        return unreachable(names)
-    values = {name: float(from_line(optimizer, name, place[i])) for i, name in enumerate(names)}
-    intervals = {name: (value, value) for name, value in values.items()}
-    return Tuned(values, dict.fromkeys(names, 0.0), risk, 0.0, edge, intervals, (risk, risk))
-
-
-def _vertex(places: Array, values: Array, best: Array, reach: float) -> tuple[Array, float] | None:
-    """The top of a quadratic surface and its value; None where it has none nearby."""
-    n = places.shape[0]
-    x = places - best[:, np.newaxis]
-    pairs = [(i, j) for i in range(n) for j in range(i, n)]
-    if values.size < 1 + n + len(pairs):
-        return None
-    design = np.stack([np.ones(values.size), *x, *(x[i] * x[j] for i, j in pairs)], axis=1)
-    coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
-    hessian = np.zeros((n, n))
-    for (i, j), c in zip(pairs, coefficients[1 + n :], strict=True):
-        hessian[i, j] += c
-        hessian[j, i] += c
-    if np.linalg.eigvalsh(hessian).min() <= 0:
-        return None
-    move = np.linalg.solve(hessian, -coefficients[1 : n + 1])
-    if np.abs(move).max() > reach:
-        return None
-    return best + move, float(coefficients[0] + 0.5 * coefficients[1 : n + 1] @ move)
