@@ -157,7 +157,8 @@ def refined_line(
         route, optimizer, name, centre, half, count, expected, guided=guided, horizon=horizon
     )
     if refined is None and (narrow or guided):  # between two narrow bounds nothing arrives; look around more widely
-        wide = tuple(float(from_line(optimizer, name, centre + step)) for step in (-np.log(16.0), np.log(16.0)))
+        around = centre + np.array([-1.0, 1.0]) * np.log(16.0)
+        wide = [max(float(bound), 0.0) for bound in from_line(optimizer, name, around)]
         return (yield from refined_line(route, optimizer, name, (wide[0], wide[1]), horizon=horizon))
     return refined
 

