@@ -8,6 +8,7 @@ fitted at every horizon, as closely about the least as it must be. The winner al
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ _FIT_RISK = 1e-3
 """Relative differences of the risk that are no difference: more than the fit's own error."""
 
 
-_WIDE, _FINE, _FINEST = 0.25, 0.08, 1e-3
+_WIDE, _FINE, _FINEST = 0.25, 0.15, 1e-3
 """Half the width of the first star of a surface; of its last by simulation, where noise decides; and by theory."""
 
 _VALLEY = np.array([-2.0, -1.4, -1.0, -0.7, -0.5, -0.35, -0.2, -0.1, 0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0])
@@ -217,19 +218,27 @@ def lowest_by_theory(optimizer: object, names: list[str], centre: Array, begins:
 
 
 def lowest_by_simulation(
-    optimizer: object, names: list[str], centre: Array, begins: Array, edge: bool, ask: Any
+    optimizer: object,
+    names: list[str],
+    centre: Array,
+    begins: Array,
+    edge: bool,
+    ask: Any,
+    noise: tuple[int, int],
 ) -> Search:
-    """The same with errors: by how much the slopes of the surface differ between parts of the sample.
+    """The same with errors, on two fresh samples: `noise` has the number of that of the stars, and of the intervals.
 
-    A slope that is off by σ moves the lowest point by H⁻¹ σ, with H the surface's curvature. Where that is small, the
-    lowest point may be anywhere along a valley: so intervals hold all values whose risk, with the other hyperparameters
-    following along the valley, cannot be told from the least.
+    The lowest point of a surface moves by H⁻¹ σ if its slope is off by σ, with H the curvature. But curvature at a point
+    that was chosen on the same noise is too large, and along a valley the risk hardly changes. So intervals are also
+    those of all values whose risk on a sample of its own, with the other hyperparameters following along the valley,
+    cannot be told from the risk of the lowest point.
     """
-    place, risk = yield from _closer(ask, centre, begins, _FINE)
+    stars, own = (partial(ask, fresh=number) for number in noise)
+    place, risk = yield from _closer(stars, centre, begins, _FINE)
     if not np.isfinite(risk):
         return unreachable(names)
     places = np.maximum(place[:, np.newaxis] + star(place.size) * _FINE, begins[:, np.newaxis])
-    found = (yield ask(places)).steps
+    found = (yield stars(places)).steps
     near = np.isfinite(found).all(axis=1)
     fits = [quadratic(places[:, near], values, place) for values in log_of(found[near], risk=True).T]
     surfaces = [fit for fit in fits if fit is not None]
@@ -243,9 +252,10 @@ def lowest_by_simulation(
     values, errors, intervals, t = {}, {}, {}, student(freedom)
     for i, name in enumerate(names):
         valley = np.maximum(place[:, np.newaxis] + along[:, i, np.newaxis] * _VALLEY, begins[:, np.newaxis])
-        risks = (yield ask(valley)).steps
+        risks = (yield own(valley)).steps
+        # The lowest point was not chosen on this noise: hence all of Student's t, and not half of it.
         here = risks[_VALLEY.size // 2]
-        low, high = as_good(valley[i], risks / here[0], np.log(here / here[0]), t, _FIT_RISK)
+        low, high = as_good(valley[i], risks / here[0], np.log(here / here[0]), 2.0 * t, _FIT_RISK)
         low, high = min(low, place[i] - t * spread[i]), max(high, place[i] + t * spread[i])
         wide = max(float(spread[i]), 0.5 * (high - low) / t)
         ends = np.maximum([place[i], low, high, place[i] - 0.5 * wide, place[i] + 0.5 * wide], begins[i])

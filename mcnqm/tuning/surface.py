@@ -8,7 +8,6 @@ on noise of its own, and what is reported was simulated on yet other noise.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,8 +55,8 @@ _REACH = 0.25
 _GIVE_UP = 2.0
 """On fresh noise candidates are given up after so many times the steps that the search found."""
 
-_FINAL, _STAR, _CONFIRM = 1, 2, 3
-"""Numbers of fresh samples."""
+_FINAL, _STAR, _CONFIRM, _OWN = 1, 2, 3, 5
+"""Numbers of fresh samples; the third has two."""
 
 
 def search_surface(
@@ -127,7 +126,7 @@ def search_surface(
         return unreachable(names)
     claimed = float(np.exp(_pessimistic(found.steps)[order[0]]) if horizon is None else horizon)
     if horizon is not None:
-        tuned = yield from lowest_by_simulation(optimizer, names, winner, begins, edge, partial(ask, fresh=_STAR))
+        tuned = yield from lowest_by_simulation(optimizer, names, winner, begins, edge, ask, (_STAR, _OWN))
     else:
         tuned = yield from _star(route, optimizer, names, winner, begins, edge, ask, claimed)
     # ---------------------------------------------------------------- fresh again: how many steps it takes

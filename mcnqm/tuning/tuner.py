@@ -137,9 +137,9 @@ def tune(
     a quartic through the log risks near the best, for every estimate of the jackknife, on a grid that is narrowed
     until a quartic fits, and widened until its ends can be told from the best. The interval holds all values whose risk
     exceeds the least by less than can be told, or by less than 0.1 %. Several: quadratic surfaces of the log risk over
-    ever smaller stars; an interval follows the valley along its hyperparameter. The winner always runs again on fresh
-    noise, with four times as many trajectories. If a single hyperparameter is tuned and there is a theory, exact or
-    mean field, its least risk checks that of the simulation. ``docs/steps.md`` has measurements.
+    ever smaller stars; an interval, on noise of its own, follows the valley along its hyperparameter. The winner always
+    runs again on fresh noise, with four times as many trajectories. If a single hyperparameter is tuned and there is a
+    theory, exact or mean field, its least risk checks that of the simulation. ``docs/steps.md`` has measurements.
 
     Examples
     --------
