@@ -135,7 +135,7 @@ class SimulatedRisk:
         single = self.options["dtype"] == "float32"
         excluded = "dtype='float32'" if single else unknown_to_twins(self.problem)
         trajectories, replicates = self._sample(query)
-        # At a single step twins pay at every horizon: what they explain is not smoothed away by other steps.
+        # Twins pay at every horizon: there are no other steps to smooth over.
         cells = twin_cells(trajectories) if use_twins(None, swept, excluded) else 0
         first = first_trajectory(query.fresh)
         job = Job(
