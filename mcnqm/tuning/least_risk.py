@@ -228,10 +228,10 @@ def lowest_by_simulation(
 ) -> Search:
     """The same with errors, on two fresh samples: `noise` has the number of that of the stars, and of the intervals.
 
-    The lowest point of a surface moves by H⁻¹ σ if its slope is off by σ, with H the curvature. This alone is too small:
-    the curvature at a point that was chosen on the same noise is too large, and the surface is no quadratic along a
-    valley. So each interval also holds all values whose risk cannot be told from that of the lowest point, on a sample
-    of its own, while the other hyperparameters follow along the valley.
+    The lowest point of a surface moves by H⁻¹ σ if its slope is off by σ, with H the curvature. As an error this is too
+    small: the curvature at a point that was chosen on the same noise is too large, and along a valley the surface is no
+    quadratic. So each interval also holds all values whose risk cannot be told from that of the lowest point, on a
+    sample of its own, while the other hyperparameters follow along the valley.
     """
     stars, own = (partial(ask, fresh=number) for number in noise)
     place, risk = yield from _closer(stars, centre, begins, _FINE)

@@ -158,14 +158,13 @@ def test_the_search_itself_would_be_too_optimistic():
     assert np.mean(np.log(selected)) < -2.0 * np.std(np.log(selected)) / np.sqrt(24), "control"
 
 
-def test_the_risk_is_that_of_simulate():
-    """To the last bit, where both run the same trajectories; a diverged candidate has risk inf."""
+@pytest.mark.parametrize("steps", [100, 700])
+def test_the_risk_is_that_of_simulate(steps):
+    """Of the same trajectories; a candidate that has diverged by the end, or long before, has risk inf."""
     rates = np.array([0.05, 0.2, 3.0])
-    route = SimulatedRisk(
-        PROBLEM, 16.0, 700, {"trajectories": 1, "replicates": 4, "seed": 3, "dtype": "float64"}, Pool(None, None)
-    )
-    found = route.find(Query(SGD(lr=1.0), {"lr": rates}))
-    runs = mcnqm.simulate(PROBLEM, SGD(lr=rates), 16, 700, trajectories=64, seed=3, record=[700])
+    options = {"trajectories": 1, "replicates": 4, "seed": 3, "dtype": "float64"}
+    found = SimulatedRisk(PROBLEM, 16.0, steps, options, Pool(None, None)).find(Query(SGD(lr=1.0), {"lr": rates}))
+    runs = mcnqm.simulate(PROBLEM, SGD(lr=rates), 16, steps, trajectories=64, seed=3, record=[steps])
     np.testing.assert_allclose(found.steps[:2, 0], runs.risk.values[:2, 0], rtol=1e-14)
     assert np.isinf(found.steps[2]).all()
     assert np.isinf(runs.risk.values[2, 0])
