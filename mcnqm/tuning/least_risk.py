@@ -18,13 +18,14 @@ from mcnqm.domains import unit_interval
 from mcnqm.flags import Flag
 from mcnqm.optimizers import domain_of
 from mcnqm.statistics import jackknife
-from mcnqm.tuning.line import as_good, refined_line
+from mcnqm.tuning.line import refined_line
 from mcnqm.tuning.quadratics import quadratic, star, vertex
 from mcnqm.tuning.routes import Found, Query, Route
 from mcnqm.tuning.search import (
     FIT_RATE,
     Search,
     Tuned,
+    as_good,
     confirmed_risk,
     from_line,
     log_of,

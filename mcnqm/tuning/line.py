@@ -17,6 +17,7 @@ from mcnqm.tuning.search import (
     WIDEN,
     Search,
     Tuned,
+    as_good,
     confirmed,
     from_line,
     in_steps,
@@ -27,7 +28,7 @@ from mcnqm.tuning.search import (
     usable,
 )
 
-__all__ = ["as_good", "refined_line", "search_line"]
+__all__ = ["refined_line", "search_line"]
 
 Array = NDArray[np.float64]
 
@@ -156,6 +157,12 @@ def refined_line(
     refined: tuple[Array, Found, bool] | None = yield from _refine(
         route, optimizer, name, centre, half, count, expected, guided=guided, horizon=horizon
     )
+    if refined is None and route.sampled and not (narrow or guided):
+        safe = yield from _elsewhere(route, optimizer, name, centre)
+        if safe is not None:
+            refined = yield from _refine(
+                route, optimizer, name, safe, half, count, expected, guided=guided, horizon=horizon
+            )
     if refined is None and (narrow or guided):  # between two narrow bounds nothing arrives; look around more widely
         around = centre + np.array([-1.0, 1.0]) * np.log(16.0)
         wide = [max(float(bound), 0.0) for bound in from_line(optimizer, name, around)]
@@ -199,6 +206,18 @@ def _bracket(route: Route, optimizer: object, name: str, low: float, high: float
         places, found = np.concatenate([places, more])[order], np.concatenate([found, fresh])[order]
     best = int(found.argmin())
     return float(places[best]) if np.isfinite(found[best]) else None
+
+
+def _elsewhere(route: Route, optimizer: object, name: str, centre: float):  # type: ignore[no-untyped-def]
+    """The safest place about a best that more trajectories do not confirm; None if nothing arrives there either.
+
+    Where a few trajectories in a thousand diverge, a rough search does not see them.
+    """
+    places = _inside(optimizer, name, np.linspace(centre - np.log(16.0), centre + np.log(16.0), 4 * _FINE))
+    found = yield _ask(optimizer, name, places, rough=False)
+    mean = usable(found.steps)
+    best = _safest(mean, found.interval)
+    return float(places[best]) if np.isfinite(mean[best]) else None
 
 
 def _refine(  # type: ignore[no-untyped-def]
@@ -343,30 +362,6 @@ def _safest(mean: Array, interval: Array) -> int:
     if not np.isfinite(last).any():
         return int(mean.argmin())
     return int(np.where(last <= _AS_SAFE * last.min(), mean, np.inf).argmin())
-
-
-def as_good(places: Array, found: Array, least: Array, t: float, tolerance: float) -> tuple[float, float]:
-    """Where steps cannot be told from the fewest: between which places, the best among them.
-
-    For every estimate, by how much each place needs more (in log) than the best, `least`; with the jackknife's error of
-    that difference, which common random numbers make small. About a smooth optimum an error σ of its place gives a
-    difference of ½ κ x² an error of κ x σ, so that half of Student's t just stands for t σ.
-    """
-    excess = np.array([plain_jackknife(np.log(np.maximum(row, 1e-9)) - least, short=True) for row in found])
-    with np.errstate(invalid="ignore"):
-        beyond = np.where(np.isfinite(found).all(axis=1), excess[:, 0] - 0.5 * t * excess[:, 1] - tolerance, np.inf)
-    good = np.flatnonzero(beyond <= 0)
-    if not good.size:
-        best = int(usable(found).argmin())
-        return float(places[best]), float(places[best])
-
-    def edge(inside: int, outside: int) -> float:
-        if not 0 <= outside < places.size:
-            return float(places[inside])
-        share = 0.5 if not np.isfinite(beyond[outside]) else -beyond[inside] / (beyond[outside] - beyond[inside])
-        return float(places[inside] + share * (places[outside] - places[inside]))
-
-    return edge(int(good[0]), int(good[0]) - 1), edge(int(good[-1]), int(good[-1]) + 1)
 
 
 def _read_off(optimizer: object, name: str, places: Array, found: Found, edge: bool) -> tuple[Tuned, float]:

@@ -25,6 +25,7 @@ __all__ = [
     "WIDEN",
     "Search",
     "Tuned",
+    "as_good",
     "confirmed",
     "confirmed_risk",
     "from_line",
@@ -124,6 +125,30 @@ def log_of(found: Array, *, risk: bool = False) -> Array:
 def student(freedom: int) -> float:
     """Half the width of a 95 % interval in standard errors."""
     return float(special.stdtrit(freedom, 0.975)) if freedom > 0 else 0.0
+
+
+def as_good(places: Array, found: Array, least: Array, t: float, tolerance: float) -> tuple[float, float]:
+    """Where steps cannot be told from the fewest: between which places, the best among them.
+
+    For every estimate, by how much each place needs more (in log) than the best, `least`; with the jackknife's error of
+    that difference, which common random numbers make small. About a smooth optimum an error σ of its place gives a
+    difference of ½ κ x² an error of κ x σ, so that half of Student's t just stands for t σ.
+    """
+    excess = np.array([plain_jackknife(np.log(np.maximum(row, 1e-9)) - least, short=True) for row in found])
+    with np.errstate(invalid="ignore"):
+        beyond = np.where(np.isfinite(found).all(axis=1), excess[:, 0] - 0.5 * t * excess[:, 1] - tolerance, np.inf)
+    good = np.flatnonzero(beyond <= 0)
+    if not good.size:
+        best = int(usable(found).argmin())
+        return float(places[best]), float(places[best])
+
+    def edge(inside: int, outside: int) -> float:
+        if not 0 <= outside < places.size:
+            return float(places[inside])
+        share = 0.5 if not np.isfinite(beyond[outside]) else -beyond[inside] / (beyond[outside] - beyond[inside])
+        return float(places[inside] + share * (places[outside] - places[inside]))
+
+    return edge(int(good[0]), int(good[0]) - 1), edge(int(good[-1]), int(good[-1]) + 1)
 
 
 def in_steps(steps: float, relative: float) -> float:
