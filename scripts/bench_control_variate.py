@@ -37,7 +37,7 @@ from rich.table import Table
 import mcnqm
 from mcnqm.files import write_text
 from mcnqm.tuning.routes import mean_field_route
-from mcnqm.tuning.tuner import tune_one
+from mcnqm.tuning.searches import tune_one
 
 DIM, BATCH, BETA2, TARGET, TRAJECTORIES = 1000, 1, 0.999, 0.01, 64
 THREADS = (1, 2)

@@ -21,7 +21,7 @@ from mcnqm.progress import Meter
 from mcnqm.studies.contenders import Contender
 from mcnqm.tuning.routes import Route, SimulatedRoute, theory_of
 from mcnqm.tuning.search import Search, Tuned
-from mcnqm.tuning.tuner import WarmStart, guide_of, search_of, tune_one, tune_together
+from mcnqm.tuning.searches import WarmStart, guide_of, search_of, tune_one, tune_together
 
 __all__ = ["KINDS", "Chains", "cell", "safe_name", "theory_at"]
 

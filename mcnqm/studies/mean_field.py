@@ -30,7 +30,7 @@ from mcnqm.simulation import simulate
 from mcnqm.statistics import jackknife
 from mcnqm.tuning.routes import mean_field_route
 from mcnqm.tuning.search import Tuned
-from mcnqm.tuning.tuner import tune_one
+from mcnqm.tuning.searches import tune_one
 
 __all__ = ["VARIANTS", "MeanFieldConfig", "run"]
 

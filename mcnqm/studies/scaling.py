@@ -36,7 +36,7 @@ from mcnqm.studies.chains import KINDS, Chains, cell, safe_name, theory_at
 from mcnqm.studies.contenders import CONTENDERS, Contender
 from mcnqm.tuning.routes import exact_route
 from mcnqm.tuning.search import Tuned
-from mcnqm.tuning.tuner import checked
+from mcnqm.tuning.searches import checked
 
 __all__ = ["ScalingConfig", "cells_of", "examples_of_bounds", "run"]
 

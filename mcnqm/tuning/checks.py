@@ -14,7 +14,7 @@ from mcnqm.flags import Flag
 from mcnqm.optimizers import SGD
 from mcnqm.problems import Problem, is_gaussian, is_quadratic
 
-__all__ = ["check_bound", "check_sample", "check_theory", "has_theory", "theoretical_steps"]
+__all__ = ["check_bound", "check_risk", "check_sample", "check_theory", "has_theory", "theoretical_steps"]
 
 Array = NDArray[np.float64]
 
@@ -77,6 +77,27 @@ def check_theory(
             off |= gap > far * np.where(np.isfinite(stderr), stderr, np.inf) + 1.0 + slack * theory
     off = np.where(np.isfinite(steps) != np.isfinite(theory), ~(np.isnan(steps) | np.isnan(theory)), off)
     return np.where(off, np.int32(Flag.DISAGREES_WITH_THEORY), np.int32(0))
+
+
+def check_risk(risk: float, stderr: float, freedom: int, theory: float, *, exact: bool, slack: float = 0.0) -> int:
+    """Flag a risk that differs from theory's by more than chance, and what is allowed besides, explain.
+
+    That is `slack`, relative, of the exact value, and the mean field's own error of it. Other arguments as for
+    `check_theory`; a risk that is infinite for one of the two alone is flagged, too.
+
+    Examples
+    --------
+    >>> check_risk(1.0, 0.01, 15, 1.1, exact=True), check_risk(1.0, 0.03, 15, 1.1, exact=True)
+    (2, 0)
+    """
+    if np.isnan(risk) or np.isnan(theory):
+        return 0
+    if not (np.isfinite(risk) and np.isfinite(theory)):
+        return 0 if np.isinf(risk) and np.isinf(theory) else int(Flag.DISAGREES_WITH_THEORY)
+    far = -float(special.stdtrit(freedom, 0.5 * _CHANCE))
+    besides = slack if exact else _OFF_MEAN_FIELD
+    off = abs(risk - theory) > far * stderr + besides * theory
+    return int(Flag.DISAGREES_WITH_THEORY) if off else 0
 
 
 def check_bound(problem: Problem, batch_size: Any, target: Any, last: Any) -> NDArray[np.int32]:

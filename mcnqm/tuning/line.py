@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,7 @@ from mcnqm.tuning.search import (
     WIDEN,
     Search,
     Tuned,
+    as_good,
     confirmed,
     from_line,
     in_steps,
@@ -25,7 +28,7 @@ from mcnqm.tuning.search import (
     usable,
 )
 
-__all__ = ["search_line"]
+__all__ = ["refined_line", "search_line"]
 
 Array = NDArray[np.float64]
 
@@ -96,26 +99,8 @@ def search_line(
     guided : bool
         Whether the bounds are those of a theory, narrow enough to begin with the fine grid.
     """
-    low, high = (float(to_line(optimizer, name, bound)) for bound in bounds)
-    narrow = high - low <= 4 * _SPAN
-    centre = 0.5 * (low + high)
-    if not (narrow or guided):
-        found = yield from _bracket(route, optimizer, name, low, high)
-        if found is None:
-            return unreachable([name])
-        centre = found
-    half, count = _SPAN, _FINE
-    if guided:
-        half, count = 0.5 * (high - low), _GUIDED if expected > _SHORTEST else _GUIDED_SHORT
-    refined = yield from _refine(route, optimizer, name, centre, half, count, expected, guided=guided)
-    if refined is None and route.sampled and not (narrow or guided):
-        safe = yield from _elsewhere(route, optimizer, name, centre)
-        if safe is not None:
-            refined = yield from _refine(route, optimizer, name, safe, half, count, expected, guided=guided)
+    refined = yield from refined_line(route, optimizer, name, bounds, expected, guided=guided)
     if refined is None:
-        if narrow or guided:  # between two narrow bounds nothing arrives; look around more widely
-            wide = tuple(float(from_line(optimizer, name, centre + step)) for step in (-np.log(16.0), np.log(16.0)))
-            return (yield from search_line(route, optimizer, name, (wide[0], wide[1])))
         return unreachable([name])
     tuned, slack = _fitted(route, optimizer, name, *refined)
     if not route.sampled or not 0 < tuned.steps <= SHORT:
@@ -141,6 +126,48 @@ def search_line(
         route.problem, route.batch_size, route.target, tuned, fresh.pick(best), slack=slack,
         lowest=float(np.floor(found.interval[near, 0].min())), values={name: float(values[best])},
     )  # fmt: skip
+
+
+def refined_line(
+    route: Route,
+    optimizer: object,
+    name: str,
+    bounds: tuple[float, float],
+    expected: float = np.inf,
+    *,
+    guided: bool = False,
+    horizon: int | None = None,
+) -> Generator[Query, Found, tuple[Array, Found, bool] | None]:
+    """A fine grid about the best of one hyperparameter, by steps or, with a `horizon`, by the risk after so many.
+
+    Its places, what was found there, and whether the best lies at an edge; None if nothing arrives.
+    """
+    low, high = (float(to_line(optimizer, name, bound)) for bound in bounds)
+    expected = expected if horizon is None else float(horizon)
+    narrow = high - low <= 4 * _SPAN
+    centre = 0.5 * (low + high)
+    if not (narrow or guided):
+        found = yield from _bracket(route, optimizer, name, low, high)
+        if found is None:
+            return None
+        centre = found
+    half, count = _SPAN, _FINE
+    if guided:
+        half, count = 0.5 * (high - low), _GUIDED if expected > _SHORTEST else _GUIDED_SHORT
+    refined: tuple[Array, Found, bool] | None = yield from _refine(
+        route, optimizer, name, centre, half, count, expected, guided=guided, horizon=horizon
+    )
+    if refined is None and route.sampled and not (narrow or guided):
+        safe = yield from _elsewhere(route, optimizer, name, centre)
+        if safe is not None:
+            refined = yield from _refine(
+                route, optimizer, name, safe, half, count, expected, guided=guided, horizon=horizon
+            )
+    if refined is None and (narrow or guided):  # between two narrow bounds nothing arrives; look around more widely
+        around = centre + np.array([-1.0, 1.0]) * np.log(16.0)
+        wide = [max(float(bound), 0.0) for bound in from_line(optimizer, name, around)]
+        return (yield from refined_line(route, optimizer, name, (wide[0], wide[1]), horizon=horizon))
+    return refined
 
 
 def _ask(optimizer: object, name: str, places: Array, *, rough: bool, expected: float = np.inf) -> Query:
@@ -203,6 +230,7 @@ def _refine(  # type: ignore[no-untyped-def]
     expected: float,
     *,
     guided: bool,
+    horizon: int | None,
 ):
     """A fine grid about the best, moved and narrowed as it asks for.
 
@@ -219,10 +247,10 @@ def _refine(  # type: ignore[no-untyped-def]
             if attempt == 0:
                 return None
             break
-        needed, expected = expected, float(mean[best])
-        if expected == 0.0:  # reached at the start, wherever: there is no best
+        if mean[best] == 0.0:  # reached at the start, wherever: there is no best
             edge = False
             break
+        needed, expected = expected, float(mean[best] if horizon is None else horizon)
         if expected < SHORT and not scanned:
             # Large batches: runs are cheap, and with momentum there are several narrow basins.
             scan = _inside(optimizer, name, np.arange(centre - np.log(4.0), centre + np.log(4.0), _DENSE))
@@ -234,7 +262,7 @@ def _refine(  # type: ignore[no-untyped-def]
             centre = float(places[best])
             continue
         spacing = float(np.diff(places).max())
-        if guided and expected <= _SHORTEST:
+        if guided and horizon is None and expected <= _SHORTEST:
             break
         # Next to the edge of stability too few points are near the best for a fit: look closer there.
         enough = int((mean <= _NEAR * mean[best]).sum()) >= _ENOUGH
@@ -303,7 +331,7 @@ def _fitted(route: Route, optimizer: object, name: str, places: Array, found: Fo
     spread, relative = float(np.hypot(spread, own_rate)), float(np.hypot(relative, own_steps))
     freedom = steps.shape[1] - 2
     t = student(freedom)
-    low, high = _as_good(places, steps, np.array(values), t, max(FIT_STEPS, 0.5 / max(needed, 1.0)))
+    low, high = as_good(places, steps, np.array(values), t, max(FIT_STEPS, 0.5 / max(needed, 1.0)))
     low, high = min(low, centre - t * spread), max(high, centre + t * spread)
     spread = max(spread, 0.5 * (high - low) / t)
     ends = from_line(optimizer, name, np.array([low, high, centre - 0.5 * spread, centre + 0.5 * spread]))
@@ -334,30 +362,6 @@ def _safest(mean: Array, interval: Array) -> int:
     if not np.isfinite(last).any():
         return int(mean.argmin())
     return int(np.where(last <= _AS_SAFE * last.min(), mean, np.inf).argmin())
-
-
-def _as_good(places: Array, found: Array, least: Array, t: float, tolerance: float) -> tuple[float, float]:
-    """Where steps cannot be told from the fewest: between which places, the best among them.
-
-    For every estimate, by how much each place needs more (in log) than the best, `least`; with the jackknife's error of
-    that difference, which common random numbers make small. About a smooth optimum an error σ of its place gives a
-    difference of ½ κ x² an error of κ x σ, so that half of Student's t just stands for t σ.
-    """
-    excess = np.array([plain_jackknife(np.log(np.maximum(row, 1e-9)) - least, short=True) for row in found])
-    with np.errstate(invalid="ignore"):
-        beyond = np.where(np.isfinite(found).all(axis=1), excess[:, 0] - 0.5 * t * excess[:, 1] - tolerance, np.inf)
-    good = np.flatnonzero(beyond <= 0)
-    if not good.size:
-        best = int(usable(found).argmin())
-        return float(places[best]), float(places[best])
-
-    def edge(inside: int, outside: int) -> float:
-        if not 0 <= outside < places.size:
-            return float(places[inside])
-        share = 0.5 if not np.isfinite(beyond[outside]) else -beyond[inside] / (beyond[outside] - beyond[inside])
-        return float(places[inside] + share * (places[outside] - places[inside]))
-
-    return edge(int(good[0]), int(good[0]) - 1), edge(int(good[-1]), int(good[-1]) + 1)
 
 
 def _read_off(optimizer: object, name: str, places: Array, found: Found, edge: bool) -> tuple[Tuned, float]:

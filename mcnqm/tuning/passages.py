@@ -29,7 +29,7 @@ from mcnqm.tuning.checks import check_bound, check_sample, check_theory, has_the
 from mcnqm.tuning.race import REASONS, Race, at_least, run_races, summarise
 from mcnqm.tuning.smoothing import Swing
 
-__all__ = ["LONGEST_BY_DEFAULT", "race_of", "steps_to_target", "whole_steps"]
+__all__ = ["LONGEST_BY_DEFAULT", "race_of", "steps_to_target", "use_twins", "whole_steps"]
 
 LONGEST_BY_DEFAULT = 2**22
 """Where a simulation gives up by default: what has not settled by then seldom reaches its target."""
@@ -275,7 +275,7 @@ def race_of(
     if single and average is not None:
         raise ParameterError("average", average, "be None with dtype='float32'")
     excluded = "an average" if average is not None else "dtype='float32'" if single else unknown_to_twins(problem)
-    twins = _use_twins(control_variate, optimizer, excluded)
+    twins = use_twins(control_variate, optimizer, excluded)
     cells = twin_cells(each * count) if twins else 0
     known = is_quadratic(problem) and isinstance(optimizer, SGD) and not settings.schedules and average is None
     settle_from = max((table.settles for table in settings.schedules.values()), default=0.0)
@@ -303,7 +303,7 @@ def race_of(
     return race, settings
 
 
-def _use_twins(wanted: bool | None, optimizer: Any, excluded: str | None) -> bool:
+def use_twins(wanted: bool | None, optimizer: Any, excluded: str | None) -> bool:
     """Whether to run twins; `excluded` names what they do not go with."""
     possible = has_twin(optimizer) and excluded is None
     if wanted is None:

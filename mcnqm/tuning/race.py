@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from mcnqm.progress import Meter
 from mcnqm.statistics import LEAST_SHARE, effective_number, jackknife, mean_interval, pseudo_values
 from mcnqm.tuning.smoothing import FAR, RAW_UNTIL, Curve, Swing, Window, first_passage
 
-__all__ = ["REASONS", "Race", "RaceResult", "at_least", "run_races", "summarise"]
+__all__ = ["REASONS", "Race", "RaceResult", "Runner", "at_least", "risk_estimates", "run_races", "summarise"]
 
 Array = NDArray[np.float64]
 
@@ -74,6 +75,27 @@ class RaceResult:
     reason: NDArray[np.int64]
     interval: Array
     effective: Array
+
+
+class Runner(Protocol):
+    """A sweep that `run_races` carries along: `Race`, or another that only looks elsewhere."""
+
+    @property
+    def job(self) -> Job:
+        """What runs."""
+
+    @property
+    def running(self) -> bool:
+        """Whether anything is left to be decided."""
+
+    def looks(self) -> NDArray[np.int64]:
+        """Steps of the next stretch, at which `see` wants the losses."""
+
+    def see(self, record: NDArray[np.int64], losses: Losses) -> NDArray[np.bool_]:
+        """Take the losses of the settings still running there, and say which of them may stop."""
+
+    def result(self) -> RaceResult:
+        """What is known at the end."""
 
 
 class Race:
@@ -158,9 +180,7 @@ class Race:
         """Take the losses of the settings still running at what `looks` asked for, and say which of them may stop."""
         alive, targets, curve = self._alive, self._targets, self._curve
         with np.errstate(invalid="ignore", over="ignore"):
-            risk = _estimates(losses.loss, self._replicates)
-            if losses.twin is not None:
-                risk = np.maximum(_estimates(losses.sample, self._replicates), LEAST_SHARE * risk)
+            risk = risk_estimates(losses, self._replicates)
             risk[~(risk <= self._endless)] = np.inf
         known = losses.expected
         if record[0] == 0:
@@ -242,7 +262,7 @@ class Race:
         return RaceResult(steps, self._reason, self._interval, self._effective)
 
 
-def run_races(races: Sequence[Race], pool: Pool, meter: Meter) -> Iterator[tuple[int, RaceResult]]:
+def run_races(races: Sequence[Runner], pool: Pool, meter: Meter) -> Iterator[tuple[int, RaceResult]]:
     """Run all settings until each has hit its target, whichever replicate is left out, or cannot.
 
     Several races share their noise, which is then drawn but once. Each is as it would be alone, bit for bit: it looks
@@ -250,7 +270,7 @@ def run_races(races: Sequence[Race], pool: Pool, meter: Meter) -> Iterator[tuple
 
     Parameters
     ----------
-    races : sequence of Race
+    races : sequence of Runner
         Of jobs that can be joined.
     pool, meter
         Where, and who is told.
@@ -304,6 +324,14 @@ def _looks(step: int, max_steps: int, stretch: float, exact_until: int) -> NDArr
     every = 1 if step < exact_until else 4 * max(1, step // (4 * _EXACT_UNTIL))
     looks = np.arange(step + every, stop, every)
     return np.append(looks, stop)
+
+
+def risk_estimates(losses: Losses, replicates: int) -> Array:
+    """Estimated risk, of all trajectories and with each replicate left out: (settings, 1 + replicates, records)."""
+    risk = _estimates(losses.loss, replicates)
+    if losses.twin is None:
+        return risk
+    return np.asarray(np.maximum(_estimates(losses.sample, replicates), LEAST_SHARE * risk))
 
 
 def _estimates(loss: Array, replicates: int) -> Array:

@@ -28,8 +28,12 @@ __all__ = [
     "Route",
     "SimulatedRoute",
     "exact_route",
+    "first_trajectory",
+    "mean_field_nodes",
     "mean_field_route",
+    "sample_of",
     "theory_of",
+    "zipped",
 ]
 
 Array = NDArray[np.float64]
@@ -95,13 +99,13 @@ class Query(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Steps of candidates.
+    """Steps of candidates, or at a horizon their risk.
 
     Attributes
     ----------
     steps : ndarray, shape (candidates, estimates)
-        Inf where the target is not reached. The first estimate is the whole sample's, the others leave one replicate
-        out each (see `jackknife`).
+        Inf where the target is not reached, or the risk diverges. The first estimate is the whole sample's, the others
+        leave one replicate out each (see `jackknife`).
     interval : ndarray, shape (candidates, 2)
         95 % interval of the first, in short runs and on fresh noise; else NaN.
     effective : ndarray, shape (candidates,)
@@ -123,7 +127,10 @@ def _certain(steps: Array) -> Found:
 
 
 class Route(Protocol):
-    """Steps to target of candidates, by simulation or theory: all that a search asks for."""
+    """Steps to target of candidates, by simulation or theory: all that a search asks for.
+
+    Or their risk at a horizon (`mcnqm.tuning.horizon`): then that is what "steps" of a `Found` stands for.
+    """
 
     @property
     def problem(self) -> Problem:
@@ -135,7 +142,11 @@ class Route(Protocol):
 
     @property
     def target(self) -> float:
-        """Risk to reach."""
+        """Risk to reach; NaN at a horizon."""
+
+    @property
+    def horizon(self) -> int | None:
+        """Steps after which the risk is wanted; None where a target is to be reached."""
 
     @property
     def exact(self) -> bool:
@@ -157,9 +168,10 @@ class _Exact:
     max_steps: int | None = None
     exact: bool = True
     sampled: bool = False
+    horizon: None = None
 
     def find(self, query: Query) -> Found:
-        swept = _zipped(query.optimizer, query.candidates)
+        swept = zipped(query.optimizer, query.candidates)
         found = analytic.steps_to_target(self.problem, swept, self.batch_size, self.target, max_steps=self.max_steps)
         return _certain(found["steps"].values.reshape(-1, 1))
 
@@ -172,9 +184,10 @@ class _MeanField:
     max_steps: int | None = None
     exact: bool = False
     sampled: bool = False
+    horizon: None = None
 
     def find(self, query: Query) -> Found:
-        swept = _zipped(query.optimizer, query.candidates)
+        swept = zipped(query.optimizer, query.candidates)
         everything = (self.problem, swept, self.batch_size, self.target)
         fewest = query.expected
         for steps, nodes in _NODES:
@@ -200,7 +213,7 @@ class SimulatedRoute:
         ``trajectories``, ``replicates``, ``seed``, ``max_steps`` and ``dtype``: see `mcnqm.steps_to_target`.
     pool : Pool
         Where to run.
-    exact, sampled : bool
+    exact, sampled, horizon
         See `Route`.
     """
 
@@ -211,42 +224,58 @@ class SimulatedRoute:
     pool: Pool
     exact: bool = False
     sampled: bool = True
+    horizon: None = None
 
     def race(self, query: Query) -> Race:
         """A sweep over the candidates, about to start."""
-        options, expected = dict(self.options), query.expected
-        if query.rough:
-            options.update(trajectories=1, replicates=4)
-        else:
-            count = next(iter(query.candidates.values())).size
-            room = NUMBERS / (self.problem.dim * count * 3)
-            short = expected <= _SHORT_EFFORT or self.problem.dim <= _SMALL
-            effort = LONG / max(expected, 1.0) * max(_DIM / self.problem.dim, 1.0)
-            effort = min(effort, _EFFORT_SHORT if short else _EFFORT)
-            least = _LEAST
-            if expected <= _TWIN_FROM:
-                options["control_variate"] = False  # before noise dominates it costs more than it brings
-            elif (
-                has_twin(query.optimizer)
-                and unknown_to_twins(self.problem) is None
-                and options.get("dtype") != "float32"
-            ):
-                effort, least = effort / _TWIN_SHARE, _LEAST_TWINS
-            total = max(int(min(effort * options["trajectories"] * options["replicates"], room)), least)
-            options["replicates"] = min(options["replicates"], total)
-            options["trajectories"] = total // options["replicates"]
+        options = sample_of(self.problem, query, self.options)
         options["max_steps"] = int(min(options["max_steps"], max(query.give_up, 64.0)))
-        certain = query.fresh > 0 or (expected <= SHORT and not query.rough)
-        first = _FRESH + (query.fresh - 1) * _APART if query.fresh else 0
+        certain = query.fresh > 0 or (query.expected <= SHORT and not query.rough)
         return race_of(
-            self.problem, _zipped(query.optimizer, query.candidates), self.batch_size, self.target,
-            patience=None if query.fresh else _PATIENCE, certain=certain, first=first, **options,
+            self.problem, zipped(query.optimizer, query.candidates), self.batch_size, self.target,
+            patience=None if query.fresh else _PATIENCE, certain=certain, first=first_trajectory(query.fresh),
+            **options,
         )[0]  # fmt: skip
 
     def find(self, query: Query) -> Found:
         """See `Route.find`."""
         ((_, result),) = run_races([self.race(query)], self.pool, NoMeter())
         return Found(result.steps, result.interval, result.effective)
+
+
+def sample_of(problem: Problem, query: Query, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a simulation with the trajectories that a query deserves: see `mcnqm.tune`.
+
+    Parameters
+    ----------
+    problem : Problem
+    query : Query
+    options : mapping
+        ``trajectories``, ``replicates``, and what else there is; "control_variate" comes in where twins do not pay.
+    """
+    options, expected = dict(options), query.expected
+    if query.rough:
+        options.update(trajectories=1, replicates=4)
+        return options
+    count = next(iter(query.candidates.values())).size
+    room = NUMBERS / (problem.dim * count * 3)
+    short = expected <= _SHORT_EFFORT or problem.dim <= _SMALL
+    effort = LONG / max(expected, 1.0) * max(_DIM / problem.dim, 1.0)
+    effort = min(effort, _EFFORT_SHORT if short else _EFFORT)
+    least = _LEAST
+    if expected <= _TWIN_FROM:
+        options["control_variate"] = False  # before noise dominates it costs more than it brings
+    elif has_twin(query.optimizer) and unknown_to_twins(problem) is None and options.get("dtype") != "float32":
+        effort, least = effort / _TWIN_SHARE, _LEAST_TWINS
+    total = max(int(min(effort * options["trajectories"] * options["replicates"], room)), least)
+    options["replicates"] = min(options["replicates"], total)
+    options["trajectories"] = total // options["replicates"]
+    return options
+
+
+def first_trajectory(fresh: int) -> int:
+    """Number of the first trajectory of a query's sample: see `Query.fresh`."""
+    return _FRESH + (fresh - 1) * _APART if fresh else 0
 
 
 def exact_route(problem: NoisyQuadratic, batch_size: float, target: float, max_steps: int | None = None) -> Route:
@@ -271,7 +300,13 @@ def theory_of(
     return mean_field_route if is_gaussian(problem) and analytic.mean_field.covers(optimizer, tuned) else None
 
 
-def _zipped(optimizer: Any, candidates: Mapping[str, Array]) -> Any:
+def mean_field_nodes(steps: int) -> int:
+    """Nodes of the mean field for runs of so many steps."""
+    return next(nodes for least, nodes in _NODES if steps >= least)
+
+
+def zipped(optimizer: Any, candidates: Mapping[str, Array]) -> Any:
+    """The optimizer with candidates along a dimension of their own."""
     fields: dict[str, Any] = {name: xr.DataArray(values, dims="candidate") for name, values in candidates.items()}
     for name, value in fields.items():
         if isinstance(scheduled := getattr(optimizer, name), Schedule):  # its scale is what is tuned

@@ -25,9 +25,12 @@ __all__ = [
     "WIDEN",
     "Search",
     "Tuned",
+    "as_good",
     "confirmed",
+    "confirmed_risk",
     "from_line",
     "in_steps",
+    "log_of",
     "plain_jackknife",
     "student",
     "to_line",
@@ -43,6 +46,9 @@ WIDEN = 3
 FIT_RATE, FIT_STEPS = 0.01, 0.003
 """Relative error of a local fit itself, added in quadrature to the jackknife's."""
 
+_CHANCE = 1e-5
+"""Chance of an estimated risk so far below the true one that a risk at the Bayes bound seems to be below it."""
+
 ROUNDING = 0.29
 """Standard deviation, in steps, of what is added to a crossing to make it whole."""
 
@@ -56,6 +62,7 @@ class Tuned:
     values, errors : dict of str to float
         Each tuned hyperparameter and its standard error (0 in closed form).
     steps, steps_error : float
+        At a horizon, the risk there and its standard error.
     at_edge : bool
         Whether the best lies at an edge of the search, even after widening.
     intervals : dict of str to (float, float)
@@ -93,7 +100,7 @@ def from_line(optimizer: Any, name: str, place: Any) -> Any:
 
 
 def unreachable(names: list[str]) -> Tuned:
-    """Nothing reaches the target."""
+    """Nothing reaches the target, or at a horizon everything has diverged."""
     nothing = dict.fromkeys(names, np.nan)
     return Tuned(nothing, nothing, np.inf, np.nan, False, dict.fromkeys(names, (np.nan, np.nan)))
 
@@ -110,9 +117,38 @@ def plain_jackknife(estimates: Any, short: bool) -> tuple[float, float]:
     return (float(values[0]) if short else float(value)), float(error)
 
 
+def log_of(found: Array, *, risk: bool = False) -> Array:
+    """Logarithm of steps or risks; finite where they are 0."""
+    return np.asarray(np.log(np.maximum(found, 1e-300 if risk else 1e-9)))
+
+
 def student(freedom: int) -> float:
     """Half the width of a 95 % interval in standard errors."""
     return float(special.stdtrit(freedom, 0.975)) if freedom > 0 else 0.0
+
+
+def as_good(places: Array, found: Array, least: Array, t: float, tolerance: float) -> tuple[float, float]:
+    """Where steps cannot be told from the fewest: between which places, the best among them.
+
+    For every estimate, by how much each place needs more (in log) than the best, `least`; with the jackknife's error of
+    that difference, which common random numbers make small. About a smooth optimum an error σ of its place gives a
+    difference of ½ κ x² an error of κ x σ, so that half of Student's t just stands for t σ.
+    """
+    excess = np.array([plain_jackknife(np.log(np.maximum(row, 1e-9)) - least, short=True) for row in found])
+    with np.errstate(invalid="ignore"):
+        beyond = np.where(np.isfinite(found).all(axis=1), excess[:, 0] - 0.5 * t * excess[:, 1] - tolerance, np.inf)
+    good = np.flatnonzero(beyond <= 0)
+    if not good.size:
+        best = int(usable(found).argmin())
+        return float(places[best]), float(places[best])
+
+    def edge(inside: int, outside: int) -> float:
+        if not 0 <= outside < places.size:
+            return float(places[inside])
+        share = 0.5 if not np.isfinite(beyond[outside]) else -beyond[inside] / (beyond[outside] - beyond[inside])
+        return float(places[inside] + share * (places[outside] - places[inside]))
+
+    return edge(int(good[0]), int(good[0]) - 1), edge(int(good[-1]), int(good[-1]) + 1)
 
 
 def in_steps(steps: float, relative: float) -> float:
@@ -158,4 +194,26 @@ def confirmed(
     return Tuned(
         dict(tuned.values if values is None else values), tuned.errors, steps, float(np.hypot(error, ROUNDING)) if
         steps > 0 else 0.0, tuned.at_edge, tuned.intervals, interval, freedom, flags,
+    )  # fmt: skip
+
+
+def confirmed_risk(
+    problem: Any, batch_size: float, horizon: int, tuned: Tuned, found: Found, values: Mapping[str, float]
+) -> Tuned:
+    """A search's answer with the risk of its winner on fresh noise, after so many steps.
+
+    Flagged where that is larger, by 10 % and three standard errors of the difference, or not finite. It is the risk of
+    these `values`, and so at or above the least there is.
+    """
+    risk, error = plain_jackknife(found.steps[0], short=True)
+    interval, freedom = (float(found.interval[0, 0]), float(found.interval[0, 1])), found.steps.shape[1] - 2
+    flags = tuned.flags | int(check_sample(risk, error, interval[1], found.effective[0]))
+    if np.isfinite(risk):
+        surely = max(interval[1], risk - float(special.stdtrit(freedom, _CHANCE)) * error)
+        flags |= int(check_bound(problem, batch_size, surely, horizon))
+    both = np.hypot(0.0 if np.isnan(error) else error, tuned.steps_error)
+    if not np.isfinite(risk) or risk > tuned.steps + max(3.0 * both, 0.1 * tuned.steps):
+        flags |= int(Flag.UNCONFIRMED)
+    return Tuned(
+        dict(values), tuned.errors, risk, error, tuned.at_edge, tuned.intervals, interval, freedom, flags
     )  # fmt: skip

@@ -18,6 +18,8 @@ from mcnqm.domains import unit_interval
 from mcnqm.flags import Flag
 from mcnqm.optimizers import domain_of
 from mcnqm.statistics import jackknife
+from mcnqm.tuning.least_risk import lowest_by_simulation, lowest_by_theory
+from mcnqm.tuning.quadratics import star, vertex
 from mcnqm.tuning.routes import SHORT, Found, Query, Route
 from mcnqm.tuning.search import (
     FIT_RATE,
@@ -26,8 +28,10 @@ from mcnqm.tuning.search import (
     Search,
     Tuned,
     confirmed,
+    confirmed_risk,
     from_line,
     in_steps,
+    log_of,
     plain_jackknife,
     student,
     to_line,
@@ -51,12 +55,18 @@ _REACH = 0.25
 _GIVE_UP = 2.0
 """On fresh noise candidates are given up after so many times the steps that the search found."""
 
-_FINAL, _STAR, _CONFIRM = 1, 2, 3
-"""Numbers of fresh samples."""
+_FINAL, _STAR, _CONFIRM, _OWN = 1, 2, 3, 5
+"""Numbers of fresh samples; the third has two."""
 
 
 def search_surface(
-    route: Route, optimizer: Any, search: Mapping[str, tuple[float, float]], seed: int, expected: float = np.inf
+    route: Route,
+    optimizer: Any,
+    search: Mapping[str, tuple[float, float]],
+    seed: int,
+    expected: float = np.inf,
+    *,
+    horizon: int | None = None,
 ) -> Search:
     """Search over several hyperparameters; see `mcnqm.tune`.
 
@@ -70,12 +80,15 @@ def search_surface(
         Of the search itself.
     expected : float
         About how many steps the best will need, if known.
+    horizon : int, optional
+        Seek the least risk after so many steps, instead of the fewest.
     """
+    expected = expected if horizon is None else float(horizon)
     names = list(search)
     box = np.array([[float(to_line(optimizer, name, b)) for b in search[name]] for name in names])
     begins = np.array([0.0 if domain_of(optimizer, name) is unit_interval else -np.inf for name in names])
 
-    def ask(places: Array, *, expected: float, fresh: int = 0, give_up: float = np.inf) -> Query:
+    def ask(places: Array, *, expected: float = expected, fresh: int = 0, give_up: float = np.inf) -> Query:
         candidates = {name: np.asarray(from_line(optimizer, name, places[i])) for i, name in enumerate(names)}
         return Query(optimizer, candidates, expected=expected, fresh=fresh, give_up=give_up)
 
@@ -84,7 +97,7 @@ def search_surface(
     evolved, edge = None, False
     for generations in (8, 25) if route.sampled and not np.isfinite(expected) else (25,):
         for _ in range(WIDEN + 1):
-            evolved = yield from _evolve(ask, box, seed, generations, expected)
+            evolved = yield from _evolve(ask, box, seed, generations, expected, horizon)
             if not evolved.values.size:
                 return unreachable(names)
             best = evolved.places[:, evolved.values.argmin()]
@@ -97,26 +110,36 @@ def search_surface(
             box[high, 1] += np.log(8.0)
             box[:, 0] = np.maximum(box[:, 0], begins)
         assert evolved is not None
-        expected = float(np.exp(evolved.values.min()))
+        expected = float(np.exp(evolved.values.min()) if horizon is None else horizon)
     assert evolved is not None
     finalists = evolved.best(_FINALISTS, _APART)
+    if not route.sampled and horizon is not None:
+        return (yield from lowest_by_theory(optimizer, names, finalists[:, 0], begins, edge, ask))
     if not route.sampled:
         return (yield from _star(route, optimizer, names, finalists[:, 0], begins, edge, ask, expected))
 
     # ------------------------------------------------------------------- fresh noise: who really is the best
     found = yield ask(finalists, expected=expected, fresh=_FINAL, give_up=_GIVE_UP * expected)
-    order = np.argsort(_pessimistic(found.steps))
+    order = np.argsort(_pessimistic(found.steps, horizon))
     winner = finalists[:, order[0]]
     if not np.isfinite(usable(found.steps)[order[0]]):
         return unreachable(names)
-    claimed = float(np.exp(_pessimistic(found.steps)[order[0]]))
-    tuned = yield from _star(route, optimizer, names, winner, begins, edge, ask, claimed)
+    claimed = float(np.exp(_pessimistic(found.steps)[order[0]]) if horizon is None else horizon)
+    if horizon is not None:
+        tuned = yield from lowest_by_simulation(optimizer, names, winner, begins, edge, ask, (_STAR, _OWN))
+    else:
+        tuned = yield from _star(route, optimizer, names, winner, begins, edge, ask, claimed)
     # ---------------------------------------------------------------- fresh again: how many steps it takes
     place = np.array([[float(to_line(optimizer, name, tuned.values[name]))] for name in names])
     for attempt, candidate in enumerate((place, winner[:, np.newaxis])):
         fresh = yield ask(candidate, expected=claimed, fresh=_CONFIRM + attempt, give_up=_GIVE_UP * claimed)
         values = {name: float(from_line(optimizer, name, candidate[i, 0])) for i, name in enumerate(names)}
-        answer = confirmed(route.problem, route.batch_size, route.target, tuned, fresh, slack=FIT_STEPS, values=values)
+        here = route.problem, route.batch_size
+        answer = (
+            confirmed(*here, route.target, tuned, fresh, slack=FIT_STEPS, values=values)
+            if horizon is None
+            else confirmed_risk(*here, horizon, tuned, fresh, values)
+        )
         if not answer.flags & Flag.UNCONFIRMED:
             break  # where the surface's top is not as good as it says, the best point itself is taken
     return answer
@@ -140,15 +163,17 @@ class _Evolved:
         return np.asarray(self.places[:, chosen])
 
 
-def _pessimistic(steps: Array) -> Array:
+def _pessimistic(steps: Array, horizon: int | None = None) -> Array:
     """Log of the steps plus two standard errors; `_NOWHERE` where a part of the sample does not arrive."""
     error = jackknife(steps)[1]
     found = usable(steps)
     with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(found), np.log(np.maximum(found + 2.0 * error, 1e-9)), _NOWHERE)
+        return np.where(np.isfinite(found), log_of(found + 2.0 * error, risk=horizon is not None), _NOWHERE)
 
 
-def _evolve(ask: Any, box: Array, seed: int, generations: int, expected: float) -> Generator[Query, Found, _Evolved]:
+def _evolve(
+    ask: Any, box: Array, seed: int, generations: int, expected: float, horizon: int | None
+) -> Generator[Query, Found, _Evolved]:
     """SciPy's differential evolution, a generation per query.
 
     SciPy calls for values; a search yields queries. So each generation is asked of a solver that is stopped when it
@@ -175,7 +200,7 @@ def _evolve(ask: Any, box: Array, seed: int, generations: int, expected: float) 
                 tol=1e-3, polish=False, rng=seed, init="sobol",
             )  # fmt: skip
         except _Wanted as wanted:
-            values = _pessimistic((yield ask(wanted.places, expected=expected)).steps)
+            values = _pessimistic((yield ask(wanted.places, expected=expected)).steps, horizon)
             for place, value in zip(wanted.places.T, values, strict=True):
                 known[place.tobytes()] = float(value)
                 kept.append((place, float(value)))
@@ -184,10 +209,17 @@ def _evolve(ask: Any, box: Array, seed: int, generations: int, expected: float) 
 
 
 def _star(
-    route: Route, optimizer: Any, names: list[str], centre: Array, begins: Array, edge: bool, ask: Any, expected: float
+    route: Route,
+    optimizer: Any,
+    names: list[str],
+    centre: Array,
+    begins: Array,
+    edge: bool,
+    ask: Any,
+    expected: float,
 ) -> Search:
     """A quadratic surface over a star and its corners, for every estimate; inside the star's reach only."""
-    moves = np.array(np.meshgrid(*[[-1.0, 0.0, 1.0]] * len(names))).reshape(len(names), -1) * _REACH
+    moves = star(len(names)) * _REACH
     places = np.maximum(centre[:, np.newaxis] + moves, begins[:, np.newaxis])
     fresh = _STAR if route.sampled else 0
     found = (yield ask(places, expected=expected, fresh=fresh, give_up=_GIVE_UP * expected)).steps
@@ -196,18 +228,18 @@ def _star(
     if not np.isfinite(mean[best]):
         return unreachable(names)
     near = np.isfinite(found).all(axis=1)
-    logs = np.log(np.maximum(found, 1e-9))
-    fits = [_vertex(places[:, near], logs[near, k], places[:, best], _REACH) for k in range(found.shape[1])]
+    logs = log_of(found)
+    fits = [vertex(places[:, near], logs[near, k], places[:, best], _REACH) for k in range(found.shape[1])]
     vertices = [fit for fit in fits if fit is not None]
-    vertex = len(vertices) == len(fits)
+    fitted = len(vertices) == len(fits)
     # A surface that has its top nearby only with a part of the sample says nothing.
-    tops = np.array([place for place, _ in vertices]) if vertex else np.tile(places[:, best], (len(fits), 1))
-    values = [height for _, height in vertices] if vertex else logs[best].tolist()
+    tops = np.array([place for place, _ in vertices]) if fitted else np.tile(places[:, best], (len(fits), 1))
+    values = [height for _, height in vertices] if fitted else logs[best].tolist()
     top, spread = np.maximum(tops[0], begins), np.minimum(jackknife(tops, axis=0)[1], _REACH)
     freedom = found.shape[1] - 2 if route.sampled else 0
     if route.sampled:
         # Where the surface has no vertex nearby, the star's reach is how well its center is known.
-        spread = np.hypot(spread, FIT_RATE if vertex else _REACH)
+        spread = np.hypot(spread, FIT_RATE if fitted else _REACH)
     log_steps, relative = plain_jackknife(values, short=bool(mean[best] <= SHORT))
     t, result, errors, intervals = student(freedom), {}, {}, {}
     for i, name in enumerate(names):
@@ -219,24 +251,3 @@ def _star(
         return Tuned(result, dict.fromkeys(names, 0.0), steps, 0.0, edge, intervals, (steps, steps))
     error = in_steps(steps, float(np.hypot(relative, FIT_STEPS)))
     return Tuned(result, errors, steps, error, edge, intervals, (steps - t * error, steps + t * error), freedom)
-
-
-def _vertex(places: Array, values: Array, best: Array, reach: float) -> tuple[Array, float] | None:
-    """The top of a quadratic surface and its value; None where it has none nearby."""
-    n = places.shape[0]
-    x = places - best[:, np.newaxis]
-    pairs = [(i, j) for i in range(n) for j in range(i, n)]
-    if values.size < 1 + n + len(pairs):
-        return None
-    design = np.stack([np.ones(values.size), *x, *(x[i] * x[j] for i, j in pairs)], axis=1)
-    coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
-    hessian = np.zeros((n, n))
-    for (i, j), c in zip(pairs, coefficients[1 + n :], strict=True):
-        hessian[i, j] += c
-        hessian[j, i] += c
-    if np.linalg.eigvalsh(hessian).min() <= 0:
-        return None
-    move = np.linalg.solve(hessian, -coefficients[1 : n + 1])
-    if np.abs(move).max() > reach:
-        return None
-    return best + move, float(coefficients[0] + 0.5 * coefficients[1 : n + 1] @ move)

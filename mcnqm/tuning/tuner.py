@@ -1,166 +1,32 @@
-"""The best hyperparameters: fewest steps to a target, by either route."""
+"""The best hyperparameters, by either route: fewest steps to a target, or least risk after a number of steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
-from mcnqm.arguments import default, refuse_unused, renamed, value_of
-from mcnqm.domains import choice, integer, positive, unit_interval
-from mcnqm.engine import Pool, may_join
+from mcnqm.arguments import default, given, refuse_unused, renamed, value_of
+from mcnqm.domains import MOST_STEPS, choice, integer, unit_interval
+from mcnqm.engine import Pool
 from mcnqm.errors import ParameterError
-from mcnqm.flags import Flag, flag_attrs
+from mcnqm.flags import flag_attrs
 from mcnqm.optimizers import Number, domain_of, numeric_fields
 from mcnqm.problems import Problem, check_any_problem
-from mcnqm.progress import Meter, NoMeter, meter_of
+from mcnqm.progress import Meter, meter_of
 from mcnqm.provenance import recorded
-from mcnqm.schedules import Schedule
-from mcnqm.settings import batch_size_domain, settings_of
-from mcnqm.statistics import BOUNDS
-from mcnqm.tuning.checks import check_theory
-from mcnqm.tuning.line import search_line
+from mcnqm.record import MAX_STEPS
+from mcnqm.tuning.batch_sizes import BatchSizes
+from mcnqm.tuning.goals import Goal, goal_of
 from mcnqm.tuning.passages import LONGEST_BY_DEFAULT
-from mcnqm.tuning.race import Race, run_races
-from mcnqm.tuning.routes import NUMBERS, Found, Query, Route, SimulatedRoute, exact_route, mean_field_route, theory_of
-from mcnqm.tuning.search import Search, Tuned, from_line, to_line
-from mcnqm.tuning.surface import search_surface
+from mcnqm.tuning.routes import exact_route, mean_field_route, theory_of
+from mcnqm.tuning.search import Tuned
+from mcnqm.tuning.searches import checked, guide_of, search_of, tune_one, tune_together
 
-__all__ = ["WarmStart", "checked", "guide_of", "search_of", "tune", "tune_one", "tune_together"]
-
-T = TypeVar("T")
-
-Array = NDArray[np.float64]
-
-_SLACK = 0.03
-"""The best that a simulation finds may need so much more, relative, than the best there is."""
-
-_AROUND = 1.1
-"""With a theory to start from, candidates lie where it predicts up to so many times the fewest steps."""
-
-
-@dataclass(frozen=True)
-class WarmStart:
-    """Where a theory predicts nearly the fewest steps, for a simulation to start its search from.
-
-    Attributes
-    ----------
-    bounds : (float, float)
-        Of the hyperparameter.
-    steps : float
-        The fewest.
-    """
-
-    bounds: tuple[float, float]
-    steps: float
-
-
-def search_of(
-    route: Route,
-    optimizer: Any,
-    search: Mapping[str, tuple[float, float]],
-    *,
-    seed: int = 0,
-    expected: float = np.inf,
-    guide: WarmStart | None = None,
-) -> Search:
-    """A search at one batch size; see `tune`.
-
-    `expected` is about how many steps the best will need, if known; `guide` a theory's answer to start from.
-    """
-    if len(search) == 1:
-        ((name, bounds),) = search.items()
-        if guide is not None:
-            return (yield from search_line(route, optimizer, name, guide.bounds, guide.steps, guided=True))
-        return (yield from search_line(route, optimizer, name, bounds, expected))
-    return (yield from search_surface(route, optimizer, search, seed, expected))
-
-
-def tune_one(
-    route: Route,
-    optimizer: Any,
-    search: Mapping[str, tuple[float, float]],
-    *,
-    seed: int = 0,
-    expected: float = np.inf,
-    guide: WarmStart | None = None,
-) -> Tuned:
-    """Search at one batch size, as `search_of`, to the end."""
-    asking, answer = search_of(route, optimizer, search, seed=seed, expected=expected, guide=guide), None
-    while True:
-        try:
-            query = asking.send(answer)  # type: ignore[arg-type] # a generator begins with None
-        except StopIteration as end:
-            return cast("Tuned", end.value)
-        answer = route.find(query)
-
-
-def tune_together(searches: Mapping[T, tuple[SimulatedRoute, Search]], pool: Pool) -> Iterator[tuple[T, Tuned]]:
-    """Many searches by simulation, on the same noise where they can share it; yield each answer once it is known.
-
-    Noise is most of what a run with few settings costs. Answers are the same as of each on its own, bit for bit.
-    """
-    waiting: dict[T, Race] = {}
-
-    def go_on(key: T, answer: Found | None) -> Iterator[tuple[T, Tuned]]:
-        route, search = searches[key]
-        try:
-            query = search.send(answer)  # type: ignore[arg-type] # a generator begins with None
-        except StopIteration as end:
-            yield key, end.value
-        else:
-            waiting[key] = route.race(query)
-
-    for key in searches:
-        yield from go_on(key, None)
-    while waiting:
-        first = next(iter(waiting.values())).job
-        group: list[T] = []
-        left = NUMBERS
-        for key, race in waiting.items():
-            size = float(race.job.lanes) * race.job.problem.dim * 3
-            if not group or (size <= left and may_join(first, race.job)):
-                group.append(key)
-                left -= size
-        for k, result in run_races([waiting.pop(key) for key in group], pool, NoMeter()):
-            yield from go_on(group[k], Found(result.steps, result.interval, result.effective))
-
-
-def guide_of(route: Route, optimizer: Any, name: str, best: Tuned) -> WarmStart | None:
-    """What a theory's `route` and the `best` that it found say about where to search, if anything."""
-    if not np.isfinite(best.steps):
-        return None
-    centre = float(to_line(optimizer, name, best.values[name]))
-    places = centre + np.linspace(-0.3, 0.3, 25 if route.exact else 9)
-    if domain_of(optimizer, name) is unit_interval:
-        places = places[places >= 0]
-    candidates = {name: from_line(optimizer, name, places)}
-    found = route.find(Query(optimizer, candidates, expected=best.steps)).steps[:, 0]
-    at = int(found.argmin())
-    good = found <= _AROUND * found[at] + 1.0
-    low, high = at, at
-    while low > 0 and good[low - 1]:
-        low -= 1
-    while high < places.size - 1 and good[high + 1]:
-        high += 1
-    # Next to a cliff few places are good.
-    low, high = min(low, max(at - 2, 0)), max(high, min(at + 1, places.size - 1))
-    bounds = from_line(optimizer, name, places[[low, high]])
-    return WarmStart((float(bounds[0]), float(bounds[1])), float(found[at]))
-
-
-def checked(tuned: Tuned, theory: Tuned | None, *, exact: bool, max_steps: float = np.inf) -> Tuned:
-    """The answer with what theory's own optimum, and an edge, say of it; nothing if that lies beyond `max_steps`."""
-    flags = tuned.flags | (int(Flag.AT_EDGE) if tuned.at_edge else 0)
-    if theory is not None and not max_steps < theory.steps < np.inf:
-        error, freedom = tuned.steps_error, max(tuned.freedom, 1)
-        flags |= int(check_theory(tuned.steps, error, freedom, theory.steps, exact=exact, slack=_SLACK))
-    return replace(tuned, flags=flags)
+__all__ = ["tune"]
 
 
 @recorded("mcnqm.tune")
@@ -170,7 +36,9 @@ def tune(
     search: Mapping[str, tuple[float, float]],
     *,
     batch_size: Number,
-    target: float = 0.01,
+    target: float = default(0.01),
+    steps: int | None = None,
+    examples: int | None = None,
     method: str = "simulate",
     reference_trajectories: int = default(1),
     replicates: int = default(16),
@@ -182,21 +50,27 @@ def tune(
     progress: Any = False,
     trajectories: int | None = None,
 ) -> xr.Dataset:
-    """Hyperparameters that reach a target in the fewest steps.
+    """Hyperparameters that reach a target in the fewest steps, or have the least risk after a number of steps.
 
     Parameters
     ----------
     problem : NoisyQuadratic or landscape
         Landscapes by simulation alone.
     optimizer : optimizer
-        With scalar hyperparameters; those in `search` are replaced.
+        With scalar hyperparameters; those in `search` are replaced. A hyperparameter that is not tuned may follow the
+        batch size instead: a DataArray along its dimension, with a value for each batch size.
     search : mapping of str to (low, high)
         Bounds of each hyperparameter to tune, such as ``{"lr": (1e-3, 1.0)}``. They are where the search starts, not
         where it ends: it widens by itself if the best lies at an edge.
     batch_size : Number
         One or several; each is tuned on its own.
     target : float
-        Risk to reach, > 0.
+        Risk to reach, > 0, in the fewest steps. Exactly one of `target`, `steps` and `examples` is sought; the default,
+        0.01, holds where none is given.
+    steps : int, optional
+        Length of a run, at least 1, after which the risk is to be least.
+    examples : int, optional
+        The same at equal examples: the batch size B decides the number of steps, ceil(examples / B).
     method : {"simulate", "analytic", "mean-field"}
         The route: the last two are theory, exact for linear optimizers and `mcnqm.analytic.mean_field` for adaptive
         ones. What only a simulation uses is refused with these: `reference_trajectories`, `replicates`, `dtype`,
@@ -207,7 +81,7 @@ def tune(
         or up to 250 coordinates 16 times as many. Adam gets an eighth where its twin helps. Each of `replicates`
         groups (or of as many as there are trajectories) is left out in turn for the errors.
     seed, max_steps, dtype, executor, threads
-        As for `mcnqm.steps_to_target`.
+        As for `mcnqm.steps_to_target`. `max_steps` is refused with `steps` and `examples`.
     progress : bool or Meter
         A bar over the batch sizes.
     trajectories : int, optional
@@ -224,11 +98,15 @@ def tune(
         - ``steps``, ``steps_stderr``, ``steps_interval``: by the jackknife over replicates, with a local fit's own 1 %
           in a rate and 0.3 % in steps. Up to 600 steps, and of several hyperparameters, those of the winner on fresh
           noise;
+        - with `steps` or `examples`, in place of these: ``risk``, ``risk_stderr``, ``risk_interval`` after ``steps``,
+          the number of steps that were run. By simulation the risk is that of the returned hyperparameters on fresh
+          noise, and so at or above the least there is;
         - ``freedom``: degrees of freedom of the errors; 0 in closed form, where they are 0;
         - ``at_edge``: whether the best lies at an edge even after widening;
         - ``flags``: bits of `mcnqm.flags.Flag`, named in ``flag_meanings``.
 
-        NaN, and ``steps`` inf, where nothing reaches the target.
+        NaN, and ``steps`` inf, where nothing reaches the target; ``risk`` inf where everything diverges.
+        Hyperparameters that follow the batch size are coordinates.
 
     Raises
     ------
@@ -253,6 +131,16 @@ def tune(
     All candidates of a call see the same noise, so differences between them are less noisy than each is, and the
     answer is a function of the seed. Fresh noise is that of trajectories 2**31 and above.
 
+    At a fixed number of steps the searches are the same up to their end. The estimated risk is the mean loss after the
+    last step (of optimizers with a mean-field twin, with that as control variate), and inf where a trajectory has
+    diverged. All candidates see the same noise, so it is a smooth function of the hyperparameters. One hyperparameter:
+    a quartic through the log risks near the best, for every estimate of the jackknife, on a grid that is narrowed
+    until a quartic fits, and widened until its ends can be told from the best. The interval holds all values whose risk
+    exceeds the least by less than can be told, or by less than 0.1 %. Several: quadratic surfaces of the log risk over
+    ever smaller stars; an interval, on noise of its own, follows the valley along its hyperparameter. The winner always
+    runs again on fresh noise, with four times as many trajectories. If a single hyperparameter is tuned and there is a
+    theory, exact or mean field, its least risk checks that of the simulation. ``docs/steps.md`` has measurements.
+
     Examples
     --------
     >>> import mcnqm
@@ -261,18 +149,25 @@ def tune(
     >>> simulated = tune(problem, mcnqm.SGD(lr=1.0), {"lr": (0.01, 1.0)}, batch_size=16, target=0.05)
     >>> bool(abs(simulated.steps / best.steps - 1) < 0.05), bool(best.at_edge)
     (True, False)
+
+    The least risk after 10 000 examples, with a momentum that is lower at the larger batch size:
+
+    >>> import xarray as xr
+    >>> momentum = xr.DataArray([0.9, 0.5], dims="batch_size", coords={"batch_size": [4, 64]})
+    >>> sgd = mcnqm.SGD(lr=1.0, momentum=momentum)
+    >>> best = tune(problem, sgd, {"lr": (0.001, 1.0)}, batch_size=[4, 64], examples=10_000, method="analytic")
+    >>> best.steps.values.tolist(), best.momentum.values.tolist()
+    ([2500, 157], [0.9, 0.5])
+    >>> simulated = tune(problem, sgd, {"lr": (0.001, 1.0)}, batch_size=[4, 64], examples=10_000)
+    >>> bool((abs(simulated.risk / best.risk - 1) < 0.1).all())
+    True
     """
     check_any_problem(problem)
-    fields = numeric_fields(optimizer)
     if not isinstance(search, Mapping) or not search:
         raise ParameterError("search", search, 'look like {"lr": (1e-3, 1.0)}')
-    for name, value in fields.items():
-        if np.ndim(value) and name not in search:
-            raise ParameterError(name, f"shape {np.shape(value)}", "be a scalar when other hyperparameters are tuned")
     bounds = {name: _bounds(optimizer, name, ends) for name, ends in search.items()}
-    if (shape := positive.check("target", target).shape) != ():
-        raise ParameterError("target", f"shape {shape}", "be a scalar: each target has a best of its own")
     choice("method", method, ("simulate", "analytic", "mean-field"))
+    goal = goal_of(target, steps, examples, max_steps, MAX_STEPS if method == "simulate" else MOST_STEPS)
     reference_trajectories = renamed("trajectories", trajectories, "reference_trajectories", reference_trajectories)
     if method != "simulate":
         allowed = f"be left out with method={method!r}, which simulates nothing"
@@ -289,68 +184,57 @@ def tune(
         "max_steps": LONGEST_BY_DEFAULT if max_steps is None else integer("max_steps", max_steps, 1),
         "dtype": choice("dtype", value_of(dtype), ("float64", "float32")),
     }
-    pool, meter = Pool(executor, threads), meter_of(progress)
-    if isinstance(batch_size, Schedule):
-        raise ParameterError("batch_size", batch_size, "be the same at every step here")
-    batch_size_domain.check("batch_size", getattr(batch_size, "values", batch_size))
-    settings_of(optimizer._replace(**{name: ends[0] for name, ends in bounds.items()}), batch_size)  # its labels
-    if np.ndim(batch_size) > 1:
-        raise ParameterError("batch_size", f"shape {np.shape(batch_size)}", "be a scalar or one-dimensional")
-    if isinstance(batch_size, xr.DataArray):
-        batch = batch_size
-    else:
-        plain = np.asarray(batch_size)
-        along = ["batch_size"] if plain.ndim else []
-        batch = xr.DataArray(plain, dims=along, coords=dict.fromkeys(along, plain))
-    sizes = batch.values.reshape(-1).tolist()
-    meter.start(float(len(sizes)), "tuning")
+    pool, meter, batches = Pool(executor, threads), meter_of(progress), BatchSizes(batch_size, optimizer, bounds)
+    meter.start(float(len(batches.sizes)), "tuning")
     try:
         results = (
-            _simulated(problem, optimizer, bounds, sizes, target, options, pool, meter)
+            _simulated(problem, bounds, batches, goal, options, pool, meter)
             if method == "simulate"
-            else _by_theory(problem, optimizer, bounds, sizes, target, method, options["seed"], max_steps, meter)
+            else _by_theory(problem, bounds, batches, goal, method, options["seed"], max_steps, meter)
         )
     finally:
         meter.close()
+    return _answer(bounds, batches, goal, results).assign_attrs(
+        **({"target": goal.target} if goal.target is not None and not given(target) else {}),
+        **({"dtype": options["dtype"], "seed": str(options["seed"])} if method == "simulate" else {}),
+    )
 
-    def labeled(values: list[Any], attrs: Mapping[str, Any]) -> xr.DataArray:
-        return batch.copy(data=np.array(values).reshape(batch.shape)).assign_attrs(attrs)
 
-    def interval(ends: list[tuple[float, float]], attrs: Mapping[str, Any]) -> xr.DataArray:
-        parts = [labeled([pair[k] for pair in ends], attrs) for k in range(2)]
-        return xr.concat(parts, dim="bound", join="exact").transpose(..., "bound").assign_coords(bound=list(BOUNDS))
-
-    data, in_steps = {}, {"units": "steps"}
+def _answer(bounds: Mapping[str, Any], batches: BatchSizes, goal: Goal, results: list[Tuned]) -> xr.Dataset:
+    """What `tune` returns."""
+    data = {}
     for name in bounds:
-        data[name] = labeled([r.values[name] for r in results], {})
-        data[f"{name}_stderr"] = labeled([r.errors[name] for r in results], {})
-        data[f"{name}_interval"] = interval([r.intervals[name] for r in results], {})
-    data["steps"] = labeled([r.steps for r in results], in_steps)
-    data["steps_stderr"] = labeled([r.steps_error for r in results], in_steps)
-    data["steps_interval"] = interval([r.steps_interval for r in results], in_steps)
-    data["freedom"] = labeled([r.freedom for r in results], {"long_name": "degrees of freedom of the errors"})
-    data["at_edge"] = labeled([r.at_edge for r in results], {})
-    data["flags"] = labeled([np.int32(r.flags) for r in results], flag_attrs())
-    simulated = {"dtype": options["dtype"], "seed": str(options["seed"])} if method == "simulate" else {}
-    return xr.Dataset(data, attrs=simulated)
+        data[name] = batches.labeled([r.values[name] for r in results], {})
+        data[f"{name}_stderr"] = batches.labeled([r.errors[name] for r in results], {})
+        data[f"{name}_interval"] = batches.interval([r.intervals[name] for r in results], {})
+    found, units = ("steps", {"units": "steps"}) if goal.target is not None else ("risk", {"units": "loss"})
+    data[found] = batches.labeled([r.steps for r in results], units)
+    data[f"{found}_stderr"] = batches.labeled([r.steps_error for r in results], units)
+    data[f"{found}_interval"] = batches.interval([r.steps_interval for r in results], units)
+    if goal.target is None:
+        data["steps"] = batches.labeled([goal.horizon(b) for b in batches.sizes], {"units": "steps"})
+    data["freedom"] = batches.labeled([r.freedom for r in results], {"long_name": "degrees of freedom of the errors"})
+    data["at_edge"] = batches.labeled([r.at_edge for r in results], {})
+    data["flags"] = batches.labeled([np.int32(r.flags) for r in results], flag_attrs())
+    return xr.Dataset(data, coords=batches.coords())
 
 
 def _simulated(
     problem: Problem,
-    optimizer: Any,
     bounds: Mapping[str, tuple[float, float]],
-    sizes: list[float],
-    target: float,
+    batches: BatchSizes,
+    goal: Goal,
     options: Mapping[str, Any],
     pool: Pool,
     meter: Meter,
 ) -> list[Tuned]:
     """The best at each batch size by simulation: all searches side by side, each from where its theory points."""
-    searches, known, theory = {}, {}, theory_of(problem, optimizer, bounds)
-    for k, b in enumerate(sizes):
-        route, guide = SimulatedRoute(problem, b, target, options, pool), None
-        if len(bounds) == 1 and theory is not None:
-            predicted = theory(problem, b, target)
+    searches, known, kinds = {}, {}, {}
+    for k, (b, optimizer) in enumerate(zip(batches.sizes, batches.optimizers, strict=True)):
+        route, guide = goal.simulation(problem, b, options, pool), None
+        kinds[k] = theory_of(problem, optimizer, bounds)
+        if len(bounds) == 1 and kinds[k] is not None:
+            predicted = goal.theory(kinds[k], problem, b)
             known[k] = tune_one(predicted, optimizer, bounds)
             guide = guide_of(predicted, optimizer, next(iter(bounds)), known[k])
         searches[k] = route, search_of(route, optimizer, bounds, seed=options["seed"], guide=guide)
@@ -358,25 +242,27 @@ def _simulated(
     for k, best in tune_together(searches, pool):
         found[k] = best
         meter.advance(1.0)
-    exact, limit = theory is exact_route, float(options["max_steps"])
-    return [checked(found[k], known.get(k), exact=exact, max_steps=limit) for k in range(len(sizes))]
+    limit = float(options["max_steps"]) if goal.target is not None else np.inf
+    return [
+        checked(found[k], known.get(k), exact=kinds[k] is exact_route, max_steps=limit, horizon=goal.horizon(b))
+        for k, b in enumerate(batches.sizes)
+    ]
 
 
 def _by_theory(
     problem: Any,
-    optimizer: Any,
     bounds: Mapping[str, tuple[float, float]],
-    sizes: list[float],
-    target: float,
+    batches: BatchSizes,
+    goal: Goal,
     method: str,
     seed: int,
     max_steps: int | None,
     meter: Meter,
 ) -> list[Tuned]:
     """The best at each batch size by one of the theories."""
-    route_at, results = exact_route if method == "analytic" else mean_field_route, []
-    for b in sizes:
-        best = tune_one(route_at(problem, b, target, max_steps), optimizer, bounds, seed=seed)
+    kind, results = exact_route if method == "analytic" else mean_field_route, []
+    for b, optimizer in zip(batches.sizes, batches.optimizers, strict=True):
+        best = tune_one(goal.theory(kind, problem, b, max_steps), optimizer, bounds, seed=seed)
         results.append(checked(best, None, exact=True))
         meter.advance(1.0)
     return results

@@ -56,7 +56,7 @@ def test_saved_read_back_and_run_again(study, tmp_path):
 def test_continued_from_its_folder(study, tmp_path, monkeypatch):
     made = run_each(CONFIG, targets=[0.2, 0.1], checkpoint=tmp_path / "parts")
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["target-0.1", "target-0.2"]
-    monkeypatch.setattr("mcnqm.tuning.tuner.run_races", None)  # whoever simulates again fails
+    monkeypatch.setattr("mcnqm.tuning.searches.run_races", None)  # whoever simulates again fails
     again = run_each(CONFIG, targets=[0.2, 0.1], checkpoint=tmp_path / "parts")
     xr.testing.assert_identical(made, again)
 

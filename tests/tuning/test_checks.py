@@ -21,8 +21,8 @@ from mcnqm.tuning.checks import check_bound, check_sample, check_theory
 from mcnqm.tuning.line import search_line
 from mcnqm.tuning.routes import Found
 from mcnqm.tuning.search import Tuned, confirmed
+from mcnqm.tuning.searches import checked
 from mcnqm.tuning.surface import search_surface
-from mcnqm.tuning.tuner import checked
 
 PROBLEM = NoisyQuadratic.power_law(50)
 SOUND = Tuned({"lr": 0.1}, {"lr": 0.01}, 100.0, 2.0, False, {"lr": (0.08, 0.12)}, (96.0, 104.0), 15)
