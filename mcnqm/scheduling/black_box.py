@@ -47,7 +47,7 @@ _GENERATIONS, _POPULATION = 20, 4
 """Of differential evolution: generations at most, and candidates per knot."""
 
 _APART, _GRADIENTS, _GAIN = 0.1, 30, 1e-3
-"""Of the descent: distance of the differences in the log rate, sweeps at most, and gain in the log risk that ends it."""
+"""Of the descent: distance of differences in the log rate, sweeps at most, and gain in the log risk that ends it."""
 
 _LEAST_FINAL = -9.0
 """Log of the least final fraction of an exponential or a cosine."""
@@ -94,24 +94,23 @@ class _Runs:
     threads: int | None
     awful: float
 
-    def run(self, candidates: list[Schedule], *, fresh: bool = False) -> xr.Dataset:
-        """All in one sweep: on the noise of the search, or on four times as many other trajectories."""
-        found = simulate(
+    def run(self, candidates: list[Schedule], *, fresh: bool = False, last: int = 1) -> xr.Dataset:
+        """All in one sweep, at the last steps: on the noise of the search, or on four times as many other paths."""
+        return simulate(
             self.problem,
             self.optimizer._replace(lr=stack(dict(enumerate(candidates)), dim="candidate")),
             self.batch_size,
             self.steps,
             trajectories=(4 if fresh else 1) * self.trajectories,
             seed=self.seed + int(fresh),
-            record=[self.steps],
+            record=np.arange(max(self.steps - last, 0), self.steps) + 1,
             executor=self.executor,
             threads=self.threads,
         )
-        return found.isel(step=0)
 
-    def log_risks(self, candidates: list[Schedule]) -> Array:
-        """Logarithms of the risks, none above `awful`."""
-        risk = self.run(candidates)["risk"].values
+    def log_risks(self, candidates: list[Schedule], *, last: int = 1) -> Array:
+        """Logarithms of the risks, none above `awful`; the largest of the last steps."""
+        risk = self.run(candidates, last=last)["risk"].values.max(axis=1)
         # An estimate with a control variate can be negative where the twin has nothing to do with the loss.
         good = np.isfinite(risk) & (risk >= 0.0)
         return np.where(good, np.minimum(np.log(np.where(good, risk, 1.0) + 1e-300), self.awful), self.awful)
@@ -159,7 +158,7 @@ def search_by_simulation(
 
     named = {"constant": constant(float(np.exp(level))), **families} if baselines else {}
     fresh = runs.run([schedule(x), *named.values()], fresh=True)
-    risk, stderr = fresh["risk"].values, fresh["risk_stderr"].values
+    risk, stderr = fresh["risk"].values[:, 0], fresh["risk_stderr"].values[:, 0]
     return Best(
         lengths,
         {"lr": np.exp(np.minimum(shape @ x, highest))},
@@ -171,13 +170,18 @@ def search_by_simulation(
 
 
 def _best_constant(runs: _Runs, guess: float, highest: float) -> float:
-    """Log of the best constant rate: from a grid that is moved on while its best is at an edge, and then refined."""
+    """Log of the best constant rate: from a grid that is moved on while its best is at an edge, and then refined.
+
+    Steps of one size, far too large, may cancel to the last bit after an even number of them, and not after an odd one:
+    so two steps are looked at.
+    """
     known: dict[float, float] = {}
 
     def look(grid: Array) -> float:
         new = [x for x in np.unique(grid).tolist() if x not in known]
         if new:
-            known.update(zip(new, runs.log_risks([constant(float(np.exp(x))) for x in new]).tolist(), strict=True))
+            risks = runs.log_risks([constant(float(np.exp(x))) for x in new], last=2)
+            known.update(zip(new, risks.tolist(), strict=True))
         # Of rates that are all too large the least, of those that all change nothing the largest.
         return min(known, key=lambda x: (known[x], x if known[x] == runs.awful else -x))
 
@@ -233,8 +237,12 @@ def _search(values: Callable[[Array], Array], level: float, courses: Array, high
     v = values(X)
     order = np.argsort(v, kind="stable")
     population = X[order[: max(_POPULATION * knots, 5)]]
-    evolved = optimize.differential_evolution(  # type: ignore[call-overload]  # not told of vectorized functions
-        lambda columns: values(columns.T),
+
+    def generation(columns: Any) -> Any:
+        return values(columns.T)
+
+    evolved = optimize.differential_evolution(
+        generation,
         optimize.Bounds(low, high),
         init=population,
         vectorized=True,

@@ -139,7 +139,8 @@ def labeled(found: list[Best | None], batch: xr.DataArray, target: float | None,
         return np.array(rows).reshape(*batch.shape, len(names))
 
     risks = baselines("baseline_risk")
-    gain = risks / data[wording.compared][1][..., np.newaxis]
+    with np.errstate(divide="ignore", invalid="ignore"):  # where standing still is best the risk may be 0
+        gain = risks / data[wording.compared][1][..., np.newaxis]
     data["baseline_risk"] = (along, risks, {"units": "loss", "long_name": wording.baseline_risk})
     if any(one is not None and one.baseline_stderr for one in found):
         data["baseline_risk_stderr"] = (along, baselines("baseline_stderr"), _LOSS)

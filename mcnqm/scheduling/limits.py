@@ -40,7 +40,11 @@ _STIFFNESS, _STIFFER = 10.0, 4.0
 _ROUNDS, _MET = 25, 1e-6
 """Of the Lagrangian: its first stiffness μ and growth, and the log of the risk over the limit that counts as met."""
 
+_GAIN, _EVALUATIONS = 1e-7, 500
+"""Of each descent: the gain that ends it, and most gradients. Kinks where a place comes to the limit make it slow."""
+
 _STARTS = 2
+"""From so many of the starts."""
 
 
 def _cuts(n: int, growth: float) -> Lengths:
@@ -130,7 +134,7 @@ class _Lagrangian:
         low, high = np.array(self.family.bounds()).T
         before = np.inf
         for _ in range(_ROUNDS):
-            p, _ = descend(self, p, low, high, tolerance=max(tolerance, 1e-9))
+            p, _ = descend(self, p, low, high, tolerance=max(tolerance, _GAIN), most=_EVALUATIONS)
             g = self.excess(p)
             over = float(np.abs(np.maximum(g, -self.multipliers / self.stiffness)).max())
             self.multipliers = np.maximum(0.0, self.multipliers + self.stiffness * g)

@@ -297,7 +297,7 @@ def _linear(
         coarse = rule.composed(small, b)
         fine = coarse if small is problem else rule.composed(problem, b)
         lr = float(optimizer.lr)  # type: ignore[arg-type]
-        search = LinearSearch(coarse, fine, rule, layout, slow, b, lr, limits.risk)
+        search = LinearSearch(coarse, fine, rule, layout, slow, b, lr, limits.risk, problem.initial_risk)
         answer = search.run(horizon.steps, horizon.target, horizon.most, neighbor, baselines)
         neighbor = None if answer is None else answer[0]
         yield None if answer is None else answer[1]

@@ -49,6 +49,7 @@ class LinearSearch:
     batch_size: float
     lr: float
     largest_risk: float = np.inf
+    initial_risk: float = 0.0
     memory: dict[Any, Any] = field(default_factory=dict)
     """Answers that are asked for again: baselines by steps, and each family's last parameters."""
 
@@ -73,7 +74,7 @@ class LinearSearch:
                 passages = {name: self.passage(name, target, limit, total) for name in BASELINES}
         lr, momentum = found.values(self.rule)
         risk = float(np.exp(log_risk(self.fine, self.rule, found)))
-        highest = max(_start(self.fine), highest_risk(self.fine, self.rule, found))
+        highest = max(self.initial_risk, highest_risk(self.fine, self.rule, found))
         values = {"risk": risk, "largest_risk": highest}
         return found, Best(found.lengths, {"lr": lr, "momentum": momentum}, values, risks, passages)
 
