@@ -84,40 +84,48 @@ def optimize_schedule(
 
     Parameters
     ----------
-    problem : NoisyQuadratic
-    optimizer : SGD, Adam or RMSProp
-        SGD with any momentum, Nesterov's form, preconditioner, weight decay and dampening, all scalar. Adam and RMSProp
-        without `eps_root`, `eps_hat`, `momentum` and `centered`. Its learning rate is a first guess and
-        decides nothing; its momentum is used, unless `tune_momentum`. Adam and RMSProp: see the notes.
+    problem : NoisyQuadratic or landscape
+    optimizer : optimizer
+        Any with a hyperparameter `lr`, all scalar. Its learning rate is a first guess and decides nothing; the others
+        are used, but momentum if `tune_momentum`. There are three searches (see the notes): an exact one for `SGD`,
+        whatever its options; one on the mean-field twin and by simulation for Adam and RMSProp without `eps_root`,
+        `eps_hat`, `momentum` and `centered`; and one by simulation alone for all others, for landscapes, and for noise
+        that rises with the parameter or, but for SGD, is Student's t.
     batch_size : Number
         Examples per step, >= 1. An array is done one by one, for SGD each from its neighbor's schedule.
     steps : int, optional
-        T. Exactly one of `steps` and `target` must be given.
+        T. Exactly one of `steps` and `target` must be given; a search by simulation alone takes `steps`.
     target : float, optional
         Risk to reach, > 0 and below the initial one.
     pieces : int
-        K; never more than there are steps.
+        K; never more than there are steps. By simulation alone, more than 6 follow 6 knots.
     lengths : array_like of int, optional
         Steps of each piece, with `steps` alone and summing to it; instead of `pieces` and `spacing`.
     spacing : {"geometric", "equal"}, optional
         Geometric by default, and equal for adaptive optimizers. Lengths of the pieces: growing from either end to
         the middle by a factor of 20, or all alike.
     tune_momentum : bool
-        Optimize the momentum of each piece, too.
+        Optimize the momentum of each piece, too. SGD only.
+    largest_lr : float, optional
+        Rate that no piece exceeds, nor a baseline, > 0.
+    largest_risk : float, optional
+        Risk that is not exceeded after any step, at least the initial one. SGD only. Constant, exponential and cosine
+        baselines are the best of theirs within the limit, too (and greedy never raises the risk).
     bins : int
-        A problem with more entries is optimized on ``problem.binned(bins)`` first, and then on itself.
+        A problem with more entries is optimized on ``problem.binned(bins)`` first, and then on itself. Not used by
+        simulation alone.
     max_steps : int, optional
         Where to give up the search for T; with `target` alone. By default as far as the method goes: 2**53 steps, 2**22
         for adaptive optimizers.
     baselines : bool
         Whether to compare with the baselines.
     refine : bool
-        Adaptive optimizers only: whether to improve the twin's schedule by simulation.
+        Where there is a twin only: whether to improve its schedule by simulation.
     reference_trajectories, seed : int
-        Adaptive optimizers only. Trajectories of each simulation that refines, in runs of 500 steps or more (up to 16
-        times as many in shorter ones); confirmations have four times as many, and the next seed.
+        Where something is simulated only. Trajectories of each simulation of the search, in runs of 500 steps or more
+        (up to 16 times as many in shorter ones); confirmations have four times as many, and the next seed.
     executor, threads
-        Adaptive optimizers only, since no others are simulated: as for `mcnqm.simulate`.
+        Where something is simulated only: as for `mcnqm.simulate`.
     progress : bool or Meter
         A bar over the batch sizes.
     trajectories : int, optional
@@ -128,8 +136,10 @@ def optimize_schedule(
     xarray.Dataset
         Over the batch size's dimension, if it has one (…):
         ``lr`` (…, piece) in parameter² / loss, ``momentum`` (…, piece), ``length`` (…, piece) in steps, ``start`` (…,
-        piece), the steps done before; ``risk`` (…) of the full problem, in units of the loss; ``steps`` (…), T, inf
-        if the target is not reached within `max_steps`. Where a batch size has fewer pieces than others, the last have
+        piece), the steps done before; ``risk`` (…) of the full problem, in units of the loss; of SGD
+        ``largest_risk`` (…), the largest after any step, or at the start; ``steps`` (…), T, inf
+        if the target is not reached within `max_steps`. What is simulated has ``risk_stderr``, and by simulation alone
+        ``baseline_risk_stderr``, of the same fresh noise. Where a batch size has fewer pieces than others, the last have
         NaN and length 0. With baselines: ``baseline_risk`` (…, baseline) after as many steps, with `target` also
         ``baseline_steps`` (…, baseline), and ``gain`` (…, baseline), the quotient of the baseline's steps (without a
         target: risk) and ours. They are
@@ -138,7 +148,7 @@ def optimize_schedule(
             the best constant rate (and momentum, if that is tuned);
         greedy
             at each step the rate that minimizes the risk after it, within the same bound; NaN with momentum, for which
-            it is not defined;
+            it is not defined; of SGD only;
         exponential, cosine
             `mcnqm.schedules.exponential` and ``cosine`` over all T steps, with the best start and final fraction (and
             momentum, if that is tuned).
@@ -146,7 +156,7 @@ def optimize_schedule(
     Raises
     ------
     ParameterError
-        If an argument is not allowed, the optimizer is not linear, or a target is not below the initial risk.
+        If an argument is not allowed or not used, or a target is not below the initial risk.
 
     Notes
     -----
@@ -166,6 +176,17 @@ def optimize_schedule(
     ``unrefined_risk`` is that of the twin's own schedule, ``twin_risk`` what the twin says of it. Baselines are those
     of the twin, inf from 64 times the steps on. A horizon is resolved to a thousandth, of at most 2**22 steps; the
     simulated risk at its end is at the target within a few of its standard errors.
+
+    *By simulation alone.* All candidates run on the same noise, a generation of them as one sweep; SciPy's differential
+    evolution finds a basin, and L-BFGS with differences of a sweep its bottom. The log rates of more than 6 pieces are
+    interpolated between 6 knots. On the noise of the search the answer is never worse than the best constant rate; its
+    risk and the baselines' are then simulated on other noise. There is no bound of stability: a first piece may well be
+    beyond it for a few steps, unless `largest_lr` says otherwise.
+
+    *The largest risk.* A limit is kept after every step, and ``largest_risk`` is of every step, up to 2**25 steps times
+    coordinates; in longer runs at some twenty places of each piece, and around the highest of them. An augmented
+    Lagrangian follows it, some thirty times as slow as without a limit, to 1e-6 of the risk or so. A limit that does
+    not bind changes no bit.
 
     *The horizon.* T is the least for which the optimized risk of the full problem is at or below the target, while
     that of T - 1 is above, from all starts. With momentum and few steps local minima are many, and T may be one too
