@@ -101,8 +101,8 @@ def test_what_theory_lacks_is_tuned_by_simulation_alone(optimizer):
 )
 def test_options_that_a_theory_lacks_are_refused_or_simulated(optimizer, name):
     problem = mcnqm.NoisyQuadratic.power_law(dim=3)
-    with pytest.raises(ParameterError, match="target must be left out for a search by simulation"):
-        mcnqm.optimize_schedule(problem, optimizer, 4, target=0.1)
+    with pytest.raises(ParameterError, match="refine must be left out for a search by simulation"):
+        mcnqm.optimize_schedule(problem, optimizer, 4, steps=10, refine=True)
     if name in ("momentum", "centered"):
         with pytest.raises(ParameterError, match=f"{name} must be .* for the mean-field theory"):
             mcnqm.analytic.mean_field.risk(problem, optimizer, 4, 10)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -22,8 +22,9 @@ from scipy import optimize
 from mcnqm.problems import Problem
 from mcnqm.schedules import Schedule, constant, cosine, exponential, piecewise, stack
 from mcnqm.scheduling.descent import descend
+from mcnqm.scheduling.horizon import shortest
 from mcnqm.scheduling.labels import Best
-from mcnqm.scheduling.pieces import Lengths, log_cap
+from mcnqm.scheduling.pieces import Layout, Lengths, log_cap
 from mcnqm.simulation import simulate
 
 __all__ = ["KNOTS", "knots_to_pieces", "search_by_simulation"]
@@ -51,6 +52,9 @@ _APART, _GRADIENTS, _GAIN = 0.1, 30, 1e-3
 
 _LEAST_FINAL = -9.0
 """Log of the least final fraction of an exponential or a cosine."""
+
+_FIRST, _BEYOND, _RESOLVED = 100, 16, 0.01
+"""Of horizons: the first that is tried, how many times as long baselines may take, and the relative resolution."""
 
 _FAMILIES: dict[str, Callable[[float, int, float], Schedule]] = {"exponential": exponential, "cosine": cosine}
 
@@ -80,8 +84,10 @@ class _Runs:
 
     Attributes
     ----------
-    awful : float
-        Log risk in place of a larger one, or of none.
+    trajectories : int
+        Of the search, in runs that are not short.
+    highest : float
+        Log of the largest rate.
     """
 
     problem: Problem
@@ -92,16 +98,22 @@ class _Runs:
     seed: int
     executor: Executor | None
     threads: int | None
-    awful: float
+    highest: float
+
+    @property
+    def awful(self) -> float:
+        """Log risk in place of a larger one, or of none."""
+        return float(np.log(max(self.problem.initial_risk, self.problem.loss_scale, 1e-200))) + 20.0
 
     def run(self, candidates: list[Schedule], *, fresh: bool = False, last: int = 1) -> xr.Dataset:
         """All in one sweep, at the last steps: on the noise of the search, or on four times as many other paths."""
+        count = self.trajectories * int(np.clip(_PLENTY / self.steps, 1, 16))
         return simulate(
             self.problem,
             self.optimizer._replace(lr=stack(dict(enumerate(candidates)), dim="candidate")),
             self.batch_size,
             self.steps,
-            trajectories=(4 if fresh else 1) * self.trajectories,
+            trajectories=(4 if fresh else 1) * count,
             seed=self.seed + int(fresh),
             record=np.arange(max(self.steps - last, 0), self.steps) + 1,
             executor=self.executor,
@@ -115,58 +127,120 @@ class _Runs:
         good = np.isfinite(risk) & (risk >= 0.0)
         return np.where(good, np.minimum(np.log(np.where(good, risk, 1.0) + 1e-300), self.awful), self.awful)
 
+    def confirmed(self, schedule: Schedule) -> float:
+        """Risk on fresh noise."""
+        return float(self.run([schedule], fresh=True)["risk"].values[0, 0])
+
+
+class _Found(NamedTuple):
+    """The best rates of pieces, and the best of simpler schedules."""
+
+    lengths: Lengths
+    log_rates: Array
+    simpler: dict[str, Schedule]
+
+    @property
+    def schedule(self) -> Schedule:
+        """As the learning rate of an optimizer."""
+        return piecewise(np.exp(self.log_rates), self.lengths)
+
+    def onto(self, lengths: Lengths) -> Array:
+        """Log rates of other pieces, which follow the same course."""
+        middles = [(np.cumsum(n) - 0.5 * n) / n.sum() for n in (lengths, self.lengths)]
+        return np.asarray(np.interp(middles[0], middles[1], self.log_rates))
+
 
 def search_by_simulation(
     problem: Problem,
     optimizer: Any,
     batch_size: float,
-    lengths: Lengths,
+    layout: Layout,
     *,
+    steps: int | None = None,
+    target: float | None = None,
+    max_steps: int = 2**16,
     largest_lr: float = np.inf,
     trajectories: int = 16,
     seed: int = 0,
     baselines: bool = True,
     executor: Executor | None = None,
     threads: int | None = None,
-) -> Best:
-    """The best rates of given pieces at one batch size.
+) -> Best | None:
+    """The best rates of pieces at one batch size, at a horizon or to a target; None if that is beyond `max_steps`.
 
-    On the noise of the search it is not worse than the best constant rate, nor than the best exponential or cosine
-    whose log rates are interpolated between the knots. Risks of the answer are of other noise.
+    On the noise of the search they are not worse than the best constant rate, nor than the best exponential or cosine
+    whose log rates are interpolated between the knots. Risks of the answer are of other noise, and so is the risk that
+    decides on a horizon.
     """
-    steps = int(lengths.sum())
-    count = trajectories * int(np.clip(_PLENTY / steps, 1, 16))
-    awful = float(np.log(max(problem.initial_risk, problem.loss_scale, 1e-200))) + 20.0
-    runs = _Runs(problem, optimizer, batch_size, steps, count, seed, executor, threads, awful)
-    highest = log_cap(largest_lr)
+    runs = _Runs(
+        *(problem, optimizer, batch_size, 1, trajectories, seed, executor, threads),
+        highest=log_cap(largest_lr),
+    )
 
-    level = _best_constant(runs, float(np.log(optimizer.lr)), highest)
-    families = {name: _best_member(runs, name, level, highest) for name in _FAMILIES}
+    def solve(length: int, near: _Found | None) -> tuple[_Found, float]:
+        here = replace(runs, steps=length)
+        found = _solve(here, layout.of(length), near)
+        return found, here.confirmed(found.schedule)
 
+    if target is None:
+        assert steps is not None, "one of both is given"
+        found = _solve(replace(runs, steps=steps), layout.of(steps), None)
+    else:
+        reached = shortest(solve, target, min(_FIRST, max_steps), max_steps, resolved=_RESOLVED)
+        if reached is None:
+            return None
+        steps, found = reached
+    named = found.simpler if baselines else {}
+    needed = {}
+    if target is not None:
+        for name in named:
+
+            def simple(length: int, _: Schedule | None, name: str = name) -> tuple[Schedule, float]:
+                here = replace(runs, steps=length)
+                schedule = _simpler(here, [name])[name]
+                return schedule, here.confirmed(schedule)
+
+            first = shortest(simple, target, steps, min(max_steps, _BEYOND * steps), resolved=_RESOLVED)
+            needed[name] = np.inf if first is None else float(first[0])
+    fresh = replace(runs, steps=steps).run([found.schedule, *named.values()], fresh=True)
+    risk, stderr = fresh["risk"].values[:, 0], fresh["risk_stderr"].values[:, 0]
+    return Best(
+        found.lengths,
+        {"lr": np.exp(found.log_rates)},
+        {"risk": float(risk[0]), "risk_stderr": float(stderr[0])},
+        dict(zip(named, risk[1:].tolist(), strict=True)),
+        needed,
+        dict(zip(named, stderr[1:].tolist(), strict=True)),
+    )
+
+
+def _solve(runs: _Runs, lengths: Lengths, near: _Found | None) -> _Found:
+    """The best at a horizon, starting from that of a nearby one, too."""
+    simpler = _simpler(runs, ["constant", *_FAMILIES])
     shape = knots_to_pieces(lengths.size)
 
-    def schedule(x: Array) -> Schedule:
-        return piecewise(np.exp(np.minimum(shape @ x, highest)), lengths)
+    def log_rates(x: Array) -> Array:
+        return np.asarray(np.minimum(shape @ x, runs.highest))
 
     def values(X: Array) -> Array:
-        return runs.log_risks([schedule(x) for x in X])
+        return runs.log_risks([piecewise(np.exp(log_rates(x)), lengths) for x in X])
 
     places = np.linspace(0, lengths.size - 1, shape.shape[1]).round().astype(int)
     middles = (np.cumsum(lengths) - lengths + (lengths - 1) // 2)[places]
-    courses = [np.log(np.maximum(family(middles), 1e-300)) for family in families.values()]
-    x = _search(values, level, np.array(courses), highest, seed)
+    courses = [np.log(np.maximum(one(middles), 1e-300)) for one in simpler.values()]
+    if near is not None:
+        courses.append(near.onto(lengths)[places])
+    x = _search(values, np.array(courses), runs.highest, runs.seed)
+    return _Found(lengths, log_rates(x), simpler)
 
-    named = {"constant": constant(float(np.exp(level))), **families} if baselines else {}
-    fresh = runs.run([schedule(x), *named.values()], fresh=True)
-    risk, stderr = fresh["risk"].values[:, 0], fresh["risk_stderr"].values[:, 0]
-    return Best(
-        lengths,
-        {"lr": np.exp(np.minimum(shape @ x, highest))},
-        {"risk": float(risk[0]), "risk_stderr": float(stderr[0])},
-        dict(zip(named, risk[1:].tolist(), strict=True)),
-        {},
-        dict(zip(named, stderr[1:].tolist(), strict=True)),
-    )
+
+def _simpler(runs: _Runs, names: list[str]) -> dict[str, Schedule]:
+    """The best constant rate and the best of decaying families, by name."""
+    level = _best_constant(runs, float(np.log(runs.optimizer.lr)), runs.highest)
+    return {
+        name: constant(float(np.exp(level))) if name == "constant" else _best_member(runs, name, level, runs.highest)
+        for name in names
+    }
 
 
 def _best_constant(runs: _Runs, guess: float, highest: float) -> float:
@@ -219,9 +293,12 @@ def _best_member(runs: _Runs, name: str, level: float, highest: float) -> Schedu
     return member(*best)
 
 
-def _search(values: Callable[[Array], Array], level: float, courses: Array, highest: float, seed: int) -> Array:
-    """Log rates at the knots: from levels, tilts and bends by differential evolution, and by descent from the best."""
-    knots = courses.shape[1]
+def _search(values: Callable[[Array], Array], courses: Array, highest: float, seed: int) -> Array:
+    """Log rates at the knots: from levels, tilts and bends by differential evolution, and by descent from the best.
+
+    The first of the courses to start from is the best constant rate.
+    """
+    knots, level = courses.shape[1], float(courses[0, 0])
     low, high = np.full(knots, level - _BELOW), np.full(knots, min(level + _ABOVE, highest))
     if knots > 1:
         place = np.linspace(-1.0, 1.0, knots)
@@ -233,7 +310,7 @@ def _search(values: Callable[[Array], Array], level: float, courses: Array, high
         ]
     else:
         grid = [np.array([level + up]) for up in np.arange(-2.0, 2.1, 0.5)]
-    X = np.unique(np.clip(np.vstack([np.full((1, knots), level), courses, *grid]), low, high), axis=0)
+    X = np.unique(np.clip(np.vstack([courses, *grid]), low, high), axis=0)
     v = values(X)
     order = np.argsort(v, kind="stable")
     population = X[order[: max(_POPULATION * knots, 5)]]

@@ -24,8 +24,8 @@ __all__ = ["EXACT", "SIMULATION", "TWIN", "Horizon", "batch_of", "horizon_of", "
 EXACT, TWIN, SIMULATION = "analytic", "mean field and simulation", "simulation"
 """The three searches, as answers call them in ``method``."""
 
-_LONGEST = {EXACT: MOST_STEPS, TWIN: 2**22, SIMULATION: MAX_STEPS}
-"""The twin goes step by step: longer runs are not searched."""
+_LONGEST = {EXACT: MOST_STEPS, TWIN: 2**22, SIMULATION: 2**16}
+"""Runs up to which a target is sought: the twin goes step by step, and of simulations there are a thousand for each."""
 
 _UNKNOWN_TO_TWINS = ("eps_root", "eps_hat", "momentum", "centered")
 """Options of Adam and RMSProp that their twin's gradient lacks."""
@@ -65,16 +65,15 @@ def horizon_of(problem: Problem, steps: int | None, target: float | None, max_st
     longest = _LONGEST[route]
     if steps is not None:
         refuse_unused("be left out where the steps are given", max_steps=max_steps)
-        return Horizon(integer("steps", steps, 1, longest if route == SIMULATION else MOST_STEPS), None, longest)
+        return Horizon(integer("steps", steps, 1, MAX_STEPS if route == SIMULATION else MOST_STEPS), None, longest)
     assert target is not None
     if np.ndim(target):
         raise ParameterError("target", f"shape {np.shape(target)}", "be a scalar: each has a schedule of its own")
     positive.check("target", target)
-    if route == SIMULATION:
-        raise ParameterError("target", target, "be left out for a search by simulation, which takes steps")
     if target >= problem.initial_risk:
         raise ParameterError("target", target, f"be below the initial risk, {problem.initial_risk:g}")
-    return Horizon(None, target, longest if max_steps is None else integer("max_steps", max_steps, 1, longest))
+    most = MAX_STEPS if route == SIMULATION else longest
+    return Horizon(None, target, longest if max_steps is None else integer("max_steps", max_steps, 1, most))
 
 
 def limit_of(name: str, value: Any, least: float = 0.0) -> float:

@@ -97,8 +97,8 @@ SIMULATED = Wording(
     values={"risk": {**_LOSS, "long_name": "simulated, on other noise than the search's"}, "risk_stderr": _LOSS},
     compared="risk",
     baseline_risk="simulated after as many steps, on the same noise as the risk",
-    baseline_steps="",
-    gain="the baseline's risk over ours",
+    baseline_steps="fewest steps to the target, by simulation",
+    gain="the baseline's steps (or risk) over ours",
 )
 """Of all others."""
 

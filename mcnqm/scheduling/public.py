@@ -94,7 +94,7 @@ def optimize_schedule(
     batch_size : Number
         Examples per step, >= 1. An array is done one by one, for SGD each from its neighbor's schedule.
     steps : int, optional
-        T. Exactly one of `steps` and `target` must be given; a search by simulation alone takes `steps`.
+        T. Exactly one of `steps` and `target` must be given.
     target : float, optional
         Risk to reach, > 0 and below the initial one.
     pieces : int
@@ -116,7 +116,7 @@ def optimize_schedule(
         simulation alone.
     max_steps : int, optional
         Where to give up the search for T; with `target` alone. By default as far as the method goes: 2**53 steps, 2**22
-        for adaptive optimizers.
+        with a twin, 2**16 by simulation alone (where more may be given).
     baselines : bool
         Whether to compare with the baselines.
     refine : bool
@@ -139,8 +139,8 @@ def optimize_schedule(
         piece), the steps done before; ``risk`` (…) of the full problem, in units of the loss; of SGD
         ``largest_risk`` (…), the largest after any step, or at the start; ``steps`` (…), T, inf
         if the target is not reached within `max_steps`. What is simulated has ``risk_stderr``, and by simulation alone
-        ``baseline_risk_stderr``, of the same fresh noise. Where a batch size has fewer pieces than others, the last have
-        NaN and length 0. With baselines: ``baseline_risk`` (…, baseline) after as many steps, with `target` also
+        ``baseline_risk_stderr``, of the same fresh noise. Where a batch size has fewer pieces than others, the last
+        have NaN and length 0. With baselines: ``baseline_risk`` (…, baseline) after as many steps, with `target` also
         ``baseline_steps`` (…, baseline), and ``gain`` (…, baseline), the quotient of the baseline's steps (without a
         target: risk) and ours. They are
 
@@ -180,8 +180,9 @@ def optimize_schedule(
     *By simulation alone.* All candidates run on the same noise, a generation of them as one sweep; SciPy's differential
     evolution finds a basin, and L-BFGS with differences of a sweep its bottom. The log rates of more than 6 pieces are
     interpolated between 6 knots. On the noise of the search the answer is never worse than the best constant rate; its
-    risk and the baselines' are then simulated on other noise. There is no bound of stability: a first piece may well be
-    beyond it for a few steps, unless `largest_lr` says otherwise.
+    risk and the baselines' are then simulated on other noise. A horizon is resolved to a hundredth, by the risk on that
+    other noise; baselines that need 16 times the steps are given up, and inf. There is no bound of stability: a first
+    piece may well be beyond it for a few steps, unless `largest_lr` says otherwise.
 
     *The largest risk.* A limit is kept after every step, and ``largest_risk`` is of every step, up to 2**25 steps times
     coordinates; in longer runs at some twenty places of each piece, and around the highest of them. An augmented
@@ -260,10 +261,16 @@ def optimize_schedule(
             for b in sizes
         )
     else:
-        assert horizon.steps is not None
-        cut = layout.of(horizon.steps)
         found = (
-            search_by_simulation(*(problem, optimizer, b, cut), largest_lr=limits.lr, baselines=baselines, **simulation)
+            search_by_simulation(
+                *(problem, optimizer, b, layout),
+                steps=horizon.steps,
+                target=horizon.target,
+                max_steps=horizon.most,
+                largest_lr=limits.lr,
+                baselines=baselines,
+                **simulation,
+            )
             for b in sizes
         )
     best = []

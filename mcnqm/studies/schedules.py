@@ -25,6 +25,7 @@ from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
 from mcnqm.provenance import recorded
 from mcnqm.scheduling import optimize_schedule
+from mcnqm.scheduling.checks import SIMULATION, route_of
 from mcnqm.studies.scaling import examples_of_bounds
 from mcnqm.tuning.tuner import tune
 
@@ -59,7 +60,7 @@ class ScheduleConfig:
     pieces : int
         Of the optimised schedules.
     seed : int
-        Of the simulations that refine and confirm adaptive optimizers' schedules.
+        Of the simulations that refine, find and confirm schedules of optimizers that are not linear.
     """
 
     problem: NoisyQuadratic = field(default_factory=lambda: NoisyQuadratic.power_law(1000))
@@ -104,9 +105,9 @@ def run(
     xarray.Dataset
         Over ``optimizer`` and ``batch_size``: ``steps`` over ``strategy`` too ("constant", "averaged", the families,
         "optimised"; NaN where there is none), the optimised schedule's ``risk`` and, where it was simulated,
-        ``risk_stderr``; over ``piece`` too its ``lr``, ``start`` and ``length`` (steps); ``constant_lr``,
-        ``averaged_lr`` and ``averaged_decay``, the best γ. Over ``batch_size``: ``information_bound`` and
-        ``bayes_bound``, in steps.
+        ``risk_stderr``; over ``piece`` too its ``lr``, ``start`` and ``length`` (steps); ``constant_lr`` (by theory,
+        where there is one), ``averaged_lr`` and ``averaged_decay``, the best γ. Over ``batch_size``:
+        ``information_bound`` and ``bayes_bound``, in steps.
 
     Raises
     ------
@@ -193,7 +194,9 @@ def _cell(
 
 
 def _constant(config: ScheduleConfig, optimizer: Any, batch_size: int) -> float:
-    """The best constant rate, by theory."""
+    """The best constant rate, by theory; NaN where there is none."""
+    if route_of(config.problem, optimizer) == SIMULATION:
+        return math.nan
     method = "analytic" if isinstance(optimizer, SGD) else "mean-field"
     found = tune(config.problem, optimizer, _SEARCH, batch_size=batch_size, target=config.target, method=method)
     return float(found["lr"])

@@ -171,6 +171,22 @@ def test_where_standing_still_is_best() -> None:
     assert abs(found.risk.item()) < 1e-12
 
 
+def test_to_a_target() -> None:
+    """Reached on fresh noise, at a horizon that fewer steps do not reach; and told from one that is out of reach."""
+    short = {"pieces": 3, "reference_trajectories": 4}
+    found = optimize_schedule(PROBLEM, Lion(lr=1.0), [64, 8], target=0.2, max_steps=10, **short)
+    assert np.isinf(found.steps.sel(batch_size=8))
+    assert np.isnan(found.lr.sel(batch_size=8)).all()
+    one = found.sel(batch_size=64)
+    steps = int(one.steps)
+    assert one.risk <= 0.2
+    assert steps < one.baseline_steps.sel(baseline="constant")
+    np.testing.assert_allclose(one.gain, one.baseline_steps / steps)
+    fewer = optimize_schedule(PROBLEM, Lion(lr=1.0), 64, steps=steps - 1, baselines=False, **short)
+    assert fewer.risk > 0.2
+    assert scheduled_optimizer(one).lr(steps - 1) == one.lr.values[-1]
+
+
 def test_a_file_gives_the_optimizer_back(lion: xr.Dataset, tmp_path) -> None:
     lion.to_netcdf(tmp_path / "lion.nc", engine="scipy")
     again = xr.load_dataset(tmp_path / "lion.nc", engine="scipy")
@@ -182,7 +198,8 @@ def test_a_file_gives_the_optimizer_back(lion: xr.Dataset, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"steps": None, "target": 0.1}, "target"),
+        ({"steps": None, "target": 1e3}, "target"),
+        ({"steps": None, "target": 0.1, "max_steps": 2**35}, "max_steps"),
         ({"largest_risk": 10.0}, "largest_risk"),
         ({"tune_momentum": True}, "tune_momentum"),
         ({"bins": 100}, "bins"),

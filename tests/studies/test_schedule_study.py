@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from mcnqm import SGD, Adam, NoisyQuadratic, ParameterError, analytic
+from mcnqm import SGD, Adam, Lion, NoisyQuadratic, ParameterError, analytic
 from mcnqm.plots.schedules import plot_schedules
 from mcnqm.studies.batch_growth import BatchGrowthConfig
 from mcnqm.studies.batch_growth import run as run_growth
@@ -114,3 +114,15 @@ def test_growth_equals_decay_under_the_own_rule_only():
 def test_growth_refuses():
     with pytest.raises(ParameterError, match="multiple of the largest batch"):
         BatchGrowthConfig(examples=1000)
+
+
+def test_what_can_only_be_simulated():
+    """Lion: its schedule needs fewer steps than its best constant; theory's columns are empty."""
+    study = run(ScheduleConfig(PROBLEM, {"lion": Lion(lr=1.0)}, batch_sizes=(64,), target=0.3, pieces=4))
+    needed = study.steps.squeeze()
+    assert needed.sel(strategy="optimised") < needed.sel(strategy="constant")
+    assert np.isnan(needed.sel(strategy="averaged"))
+    assert np.isnan(study.constant_lr).all()
+    assert (study.risk <= 0.3).all()
+    assert (study.risk_stderr > 0).all()
+    assert len([axes for axes in plot_schedules(study).axes if axes.get_xlabel()]) == 4
