@@ -70,7 +70,7 @@ def highest_risk(composed: Composed, rule: Rule, found: Candidate) -> float:
     >>> rule = Rule.of(problem, SGD(lr=1.0), False)
     >>> found = Candidate(np.array([50, 50]), np.log([0.9, 0.1]), np.zeros(2))
     >>> round(highest_risk(rule.composed(problem, 1.0), rule, found), 3)
-    11.148
+    6.778
     """
     lr, momentum = found.values(rule)
     steps = int(found.lengths.sum())

@@ -82,6 +82,15 @@ def test_command(tmp_path):
         (["-b", "4,1"], "increase"),
         (["--target", "-1"], "target must be > 0"),
         (["--pieces", "0"], "pieces"),
+        (["--largest-lr", "0"], "largest_lr must be > 0"),
+        (
+            ["-d", "10", "-b", "4", "--target", "0.5", "--largest-risk", "1e-3"],
+            "largest_risk must be at least the initial",
+        ),
+        (
+            ["-d", "10", "-o", "adam", "-b", "4", "--largest-risk", "10"],
+            "largest_risk must be left out for an adaptive",
+        ),
     ],
 )
 def test_command_refuses(words, message, capsys, monkeypatch):
@@ -126,3 +135,21 @@ def test_what_can_only_be_simulated():
     assert (study.risk <= 0.3).all()
     assert (study.risk_stderr > 0).all()
     assert len([axes for axes in plot_schedules(study).axes if axes.get_xlabel()]) == 4
+
+
+def test_limits():
+    """Every strategy's rates are within the limit; constant ones are the best there."""
+    free, slow = (
+        run(ScheduleConfig(PROBLEM, batch_sizes=(8,), target=0.1, pieces=8, largest_lr=lr)).squeeze()
+        for lr in (None, 0.05)
+    )
+    assert (slow.steps >= free.steps).where(np.isfinite(free.steps), True).all()
+    assert slow.steps.sel(strategy="optimised") > free.steps.sel(strategy="optimised")
+    assert (slow.lr.fillna(0.0) <= 0.05).all()
+    assert slow.constant_lr <= 0.05
+    assert slow.averaged_lr <= 0.05
+    constant = int(slow.steps.sel(strategy="constant"))
+    curve = analytic.risk(PROBLEM, SGD(lr=float(slow.constant_lr)), 8, constant, record=[constant - 1, constant]).risk
+    assert curve[0] > 0.1 >= curve[1]
+    low = run(ScheduleConfig(PROBLEM, batch_sizes=(8,), target=0.1, pieces=8, largest_risk=PROBLEM.initial_risk))
+    assert np.isnan(low.steps.sel(strategy="averaged")).all()
