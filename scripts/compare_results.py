@@ -76,6 +76,10 @@ def calls() -> dict[str, tuple[bool, Callable[[], Any]]]:
         True,
         lambda: mcnqm.optimize_schedule(problem, mcnqm.Adam(lr=0.1), 16, steps=120, pieces=6, trajectories=4),
     )
+    table["optimize_schedule lion"] = (
+        True,
+        lambda: mcnqm.optimize_schedule(problem, mcnqm.Lion(lr=0.1), 16, steps=120, pieces=6),
+    )
     table["optimize_schedule adam target"] = (
         True,
         lambda: mcnqm.optimize_schedule(
@@ -98,6 +102,9 @@ def calls() -> dict[str, tuple[bool, Callable[[], Any]]]:
         "tune analytic": lambda: mcnqm.tune(
             problem, plain, {"lr": (0.01, 1.5)}, batch_size=[4, 64], target=0.1, method="analytic"),
         "optimize_schedule steps": lambda: mcnqm.optimize_schedule(problem, plain, [1, 64], steps=300, pieces=10),
+        "optimize_schedule limits": lambda: mcnqm.optimize_schedule(
+            problem, plain, [4, 64], steps=150, pieces=8, largest_lr=1.9, largest_risk=problem.initial_risk
+        ),
         "optimize_schedule target": lambda: mcnqm.optimize_schedule(problem, plain, [4, 64], target=0.1, pieces=10),
         "optimize_schedule momentum": lambda: mcnqm.optimize_schedule(
             problem, mcnqm.SGD(lr=0.1, momentum=0.5), 64, steps=200, pieces=8, tune_momentum=True),

@@ -99,10 +99,10 @@ def test_what_theory_lacks_is_tuned_by_simulation_alone(optimizer):
         (RMSProp(1e-3, centered=True), "centered"),
     ],
 )
-def test_options_that_a_theory_lacks_are_refused_by_name(optimizer, name):
+def test_options_that_a_theory_lacks_are_refused_or_simulated(optimizer, name):
     problem = mcnqm.NoisyQuadratic.power_law(dim=3)
-    with pytest.raises(ParameterError, match=f"{name} must be left at its default"):
-        mcnqm.optimize_schedule(problem, optimizer, 4, steps=10)
+    with pytest.raises(ParameterError, match="refine must be left out for a search by simulation"):
+        mcnqm.optimize_schedule(problem, optimizer, 4, steps=10, refine=True)
     if name in ("momentum", "centered"):
         with pytest.raises(ParameterError, match=f"{name} must be .* for the mean-field theory"):
             mcnqm.analytic.mean_field.risk(problem, optimizer, 4, 10)

@@ -158,7 +158,7 @@ def _rates(axes: Axes, one: xr.Dataset, label: str) -> None:
     last = np.where(counts > 0, lr[np.arange(batch.size), counts - 1], np.nan)
     axes.plot(batch, last, "s-", color=COLOURS[1], markersize=5, linewidth=1.2, label="optimized: last piece")
     axes.plot(batch, np.nanmedian(lr, axis=1), "s:", color=COLOURS[1], markersize=5, mfc="white", label="its median")
-    if "constant_lr" in one:
+    if "constant_lr" in one and np.isfinite(one["constant_lr"].values).any():
         axes.plot(batch, one["constant_lr"], "o-", color=COLOURS[0], markersize=5, linewidth=1.2, label="best constant")
     if np.isfinite(one["averaged_lr"].values).any():
         axes.plot(

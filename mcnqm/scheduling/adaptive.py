@@ -19,7 +19,7 @@ from mcnqm.problems import NoisyQuadratic
 from mcnqm.schedules import Schedule, piecewise
 from mcnqm.scheduling.horizon import shortest
 from mcnqm.scheduling.labels import Best
-from mcnqm.scheduling.pieces import Lengths, equal_pieces
+from mcnqm.scheduling.pieces import Lengths, equal_pieces, log_cap
 from mcnqm.scheduling.refinement import Confirmed, confirm, refine
 from mcnqm.scheduling.twin import FAMILIES, TwinObjective, optimize_constant, optimize_family, optimize_pieces
 
@@ -73,6 +73,7 @@ def search_adaptive(
     steps: int | None = None,
     target: float | None = None,
     pieces: int = 50,
+    largest_lr: float = np.inf,
     bins: int = 100,
     refined: bool = True,
     trajectories: int = 16,
@@ -88,7 +89,8 @@ def search_adaptive(
     in short runs, of the twin, put right by a look at it, in long ones. None if that is beyond `max_steps`.
     """
     small = problem.binned(bins) if problem.size > bins else problem
-    objective = TwinObjective(small, optimizer, batch_size, threads)
+    cap = log_cap(largest_lr)
+    objective = TwinObjective(small, optimizer, batch_size, threads, cap)
     guess = 1e-3 * np.sqrt(batch_size)  # the rule for d = 1000, within a factor exp(3) of the best
 
     known: dict[int, float] = {}
@@ -128,7 +130,7 @@ def search_adaptive(
         if not refined:
             return one
         return Solution(
-            refine(lambda schedule: simulated(one, schedule, seen=True).risk, one.log_rates, one.lengths)[0],
+            refine(lambda schedule: simulated(one, schedule, seen=True).risk, one.log_rates, one.lengths, cap=cap)[0],
             one.lengths,
         )
 

@@ -104,17 +104,17 @@ class Composed:
 
     def risks(self, lr: Array, momentum: Array, lengths: Lengths) -> Array:
         """Expected loss at the end of each piece, shape (pieces,)."""
-        ends = np.zeros(lr.size)
+        ends, mix = np.zeros(lr.size), np.zeros(lr.size)
         if momentum.any():
             nothing = np.empty((0, 0, 0))
-            self._momentum(lr, momentum, lengths, 0, nothing, ends)
+            self._momentum(lr, momentum, lengths, mix, 0, nothing, ends)
         else:
-            without_momentum(*self._arrays, lr, lengths, False, np.empty((0, 0)), ends)
+            without_momentum(*self._arrays, lr, lengths, mix, False, np.empty((0, 0)), ends)
         # Of what overflowed, differences are NaN.
         return np.where(np.isfinite(ends), ends, np.inf)
 
     def gradient(
-        self, lr: Array, momentum: Array, lengths: Lengths, *, by_momentum: bool = False
+        self, lr: Array, momentum: Array, lengths: Lengths, *, by_momentum: bool = False, mix: Array | None = None
     ) -> tuple[float, Array, Array]:
         """Expected loss after all pieces, and its derivatives by each piece's rate and momentum.
 
@@ -125,6 +125,9 @@ class Composed:
             Each at least 1.
         by_momentum : bool
             Whether to compute the last; else it is zero.
+        mix : ndarray of float64, shape (pieces,), optional
+            Weights of the losses at the ends of the pieces, of whose sum derivatives are taken. By default they are
+            those of the last.
 
         Returns
         -------
@@ -132,12 +135,15 @@ class Composed:
             Where the loss overflows, inf and zeros.
         """
         ends = np.zeros(lr.size)
+        if mix is None:
+            mix = np.zeros(lr.size)
+            mix[-1] = 1.0
         if momentum.any() or by_momentum:
             sums = np.zeros((2, lr.size, WIDTH))
-            self._momentum(lr, momentum, lengths, 2 if by_momentum else 1, sums, ends)
+            self._momentum(lr, momentum, lengths, mix, 2 if by_momentum else 1, sums, ends)
         else:
             sums = np.zeros((2, lr.size, WIDTH))
-            without_momentum(*self._arrays, lr, lengths, True, sums[0], ends)
+            without_momentum(*self._arrays, lr, lengths, mix, True, sums[0], ends)
         slopes = sums.sum(axis=2)
         if not np.isfinite(ends[-1]):
             return np.inf, np.zeros(lr.size), np.zeros(lr.size)
@@ -147,10 +153,12 @@ class Composed:
     def _arrays(self) -> tuple[Array, Array, Array, Array]:
         return self.scale, self.noise, self.start, self.weight
 
-    def _momentum(self, lr: Array, momentum: Array, lengths: Lengths, order: int, sums: Any, ends: Array) -> None:
+    def _momentum(
+        self, lr: Array, momentum: Array, lengths: Lengths, mix: Array, order: int, sums: Any, ends: Array
+    ) -> None:
         gains = np.ones(lr.size)
         if self.dampening == 0.0:
-            with_momentum(*self._arrays, lr, momentum, gains, lengths, self.nesterov, order, sums, ends)
+            with_momentum(*self._arrays, lr, momentum, gains, lengths, mix, self.nesterov, order, sums, ends)
             return
         # The first step takes its gradient whole: a piece of its own, with the numbers of that which it begins.
         alone = int(lengths[0] == 1)
@@ -163,7 +171,8 @@ class Composed:
         gains[0] = 1.0
         wide_sums, wide_ends = np.zeros((sums.shape[0], split.size, WIDTH)), np.zeros(split.size)
         with_momentum(
-            *(*self._arrays, lr[split], momentum[split], gains, parts, self.nesterov, order),
+            *(*self._arrays, lr[split], momentum[split], gains, parts, np.concatenate([np.zeros(1 - alone), mix])),
+            *(self.nesterov, order),
             *(wide_sums if order else sums, wide_ends),
         )
         ends += wide_ends[1 - alone :]

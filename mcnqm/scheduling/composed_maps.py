@@ -35,11 +35,12 @@ def without_momentum(
     weight: Array,
     lr: Array,
     lengths: Lengths,
+    mix: Array,
     slopes: bool,
     sums: Array,
     ends: Array,
 ) -> None:
-    """Without momentum: risks after the pieces are added to `ends`, derivatives by the rates to `sums`."""
+    """Without momentum: risks after pieces are added to `ends`, derivatives of their `mix` by the rates to `sums`."""
     pieces = lr.size
     w = WIDTH
     a, total, da, dtotal = np.empty(w), np.empty(w), np.empty(w), np.empty(w)
@@ -95,8 +96,11 @@ def without_momentum(
                 risk += share[j] * P[j]
             ends[k] += risk
         if slopes:
-            P[:] = share
+            P[:] = 0.0
             for k in range(pieces - 1, -1, -1):
+                if mix[k] != 0.0:
+                    for j in range(w):
+                        P[j] += mix[k] * share[j]
                 for j in range(w):
                     sums[k, j] += P[j] * slope[k, j]
                     P[j] = P[j] * kept[k, j]
@@ -246,6 +250,7 @@ def with_momentum(
     momentum: Array,
     gains: Array,
     lengths: Lengths,
+    mix: Array,
     nesterov: bool,
     order: int,
     sums: Array,
@@ -300,8 +305,11 @@ def with_momentum(
                 risk += share[j] * P[j]
             ends[k] += risk
         if order > 0:
-            P[:], C[:], Q[:] = share, 0.0, 0.0  # now of the adjoint
+            P[:], C[:], Q[:] = 0.0, 0.0, 0.0  # now of the adjoint
             for k in range(pieces - 1, -1, -1):
+                if mix[k] != 0.0:
+                    for j in range(w):
+                        P[j] += mix[k] * share[j]
                 for j in range(w):
                     sums[0, k, j] += h[j] * (P[j] * kept[k, 4, j] + 2.0 * C[j] * kept[k, 5, j] + Q[j] * kept[k, 6, j])
                 if order > 1:

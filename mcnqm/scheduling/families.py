@@ -55,6 +55,9 @@ class Family(Protocol):
     def bounds(self) -> list[tuple[float, float]]:
         """Of the parameters."""
 
+    def lowered(self, p: Array, by: float) -> Array:
+        """Parameters of the schedule whose rates are all lower by a factor exp(`by`)."""
+
 
 @dataclass(frozen=True)
 class Free:
@@ -76,6 +79,11 @@ class Free:
         """Of the parameters."""
         k = self.lengths.size
         return [(LOWEST, 0.0)] * k + [(0.0, _LONGEST_MEMORY)] * (k if self.tuned else 0)
+
+    def lowered(self, p: Array, by: float) -> Array:
+        """Parameters with all rates lower."""
+        k = self.lengths.size
+        return np.concatenate([np.maximum(p[:k] - by, LOWEST), p[k:]])
 
     def start(self, found: Candidate) -> Array:
         """Parameters of the member next to a schedule."""
@@ -106,6 +114,10 @@ class Exponential:
     def bounds(self) -> list[tuple[float, float]]:
         """Of the parameters."""
         return [(LOWEST, 0.0), (LOWEST, 0.0), (0.0, _LONGEST_MEMORY)][: 3 if self.tuned else 2]
+
+    def lowered(self, p: Array, by: float) -> Array:
+        """Parameters with all rates lower."""
+        return np.concatenate([np.maximum(p[:1] - by, LOWEST), p[1:]])
 
 
 class Cosine(Exponential):

@@ -52,7 +52,12 @@ def fewest_steps(
 
 
 def shortest(
-    solve: Callable[[int, T | None], tuple[T, float]], target: float, guess: int, limit: int
+    solve: Callable[[int, T | None], tuple[T, float]],
+    target: float,
+    guess: int,
+    limit: int,
+    *,
+    resolved: float = _RESOLVED,
 ) -> tuple[int, T] | None:
     """Fewest steps after which the least risk is at or below `target`, to one step or a thousandth, and the solution.
 
@@ -68,6 +73,8 @@ def shortest(
         Steps to begin with.
     limit : int
         Most steps.
+    resolved : float
+        Relative resolution, where it is not that of a single step.
     """
     steps, solution, above, below = min(max(guess, 1), limit), None, 0, None
     while True:
@@ -79,7 +86,7 @@ def shortest(
             return None
         else:
             above = steps
-        if below is not None and below[0] - above <= max(1.0, _RESOLVED * below[0]):
+        if below is not None and below[0] - above <= max(1.0, resolved * below[0]):
             return below
         # The least risk falls about like 1 / steps.
         steps = int(np.ceil(steps * np.exp(np.clip(off, -1.5, 1.5) + (1e-3 if off > 0 else -1e-3))))

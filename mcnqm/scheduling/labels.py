@@ -15,7 +15,7 @@ from mcnqm.provenance import arguments_of, optimizer_of
 from mcnqm.schedules import Schedule, piecewise, stack
 from mcnqm.scheduling.pieces import Lengths
 
-__all__ = ["ADAPTIVE", "LINEAR", "Best", "Wording", "labeled", "scheduled_optimizer", "schedules_of"]
+__all__ = ["ADAPTIVE", "LINEAR", "SIMULATED", "Best", "Wording", "labeled", "scheduled_optimizer", "schedules_of"]
 
 Array = NDArray[np.float64]
 _Attrs = Mapping[str, Mapping[str, str]]
@@ -34,6 +34,8 @@ class Best(NamedTuple):
         Risks at the end of the run.
     baseline_risk, baseline_steps : dict of str to float
         Of each baseline after as many steps, and the steps that it needs; empty where they were not asked for.
+    baseline_stderr : dict of str to float
+        Standard errors of the baselines' risks, where these are simulated.
     """
 
     lengths: Lengths
@@ -41,6 +43,7 @@ class Best(NamedTuple):
     values: Mapping[str, float]
     baseline_risk: Mapping[str, float]
     baseline_steps: Mapping[str, float]
+    baseline_stderr: Mapping[str, float] = {}
 
 
 class Wording(NamedTuple):
@@ -68,7 +71,10 @@ _LOSS = {"units": "loss"}
 
 LINEAR = Wording(
     pieces={"lr": {"units": "parameter²/loss"}, "momentum": {"units": "1"}},
-    values={"risk": {"units": "loss", "long_name": "expected loss after all steps"}},
+    values={
+        "risk": {"units": "loss", "long_name": "expected loss after all steps"},
+        "largest_risk": {"units": "loss", "long_name": "largest expected loss on the way, the start's included"},
+    },
     compared="risk",
     baseline_risk="expected loss after as many steps",
     baseline_steps="fewest steps to the target",
@@ -85,6 +91,16 @@ ADAPTIVE = Wording(
     gain="the baseline's steps (or the twin's risk) over ours",
 )
 """Of adaptive ones."""
+
+SIMULATED = Wording(
+    pieces={"lr": {"units": "parameter/step"}},
+    values={"risk": {**_LOSS, "long_name": "simulated, on other noise than the search's"}, "risk_stderr": _LOSS},
+    compared="risk",
+    baseline_risk="simulated after as many steps, on the same noise as the risk",
+    baseline_steps="fewest steps to the target, by simulation",
+    gain="the baseline's steps (or risk) over ours",
+)
+"""Of all others."""
 
 
 def labeled(found: list[Best | None], batch: xr.DataArray, target: float | None, wording: Wording) -> xr.Dataset:
@@ -123,8 +139,11 @@ def labeled(found: list[Best | None], batch: xr.DataArray, target: float | None,
         return np.array(rows).reshape(*batch.shape, len(names))
 
     risks = baselines("baseline_risk")
-    gain = risks / data[wording.compared][1][..., np.newaxis]
+    with np.errstate(divide="ignore", invalid="ignore"):  # where standing still is best the risk may be 0
+        gain = risks / data[wording.compared][1][..., np.newaxis]
     data["baseline_risk"] = (along, risks, {"units": "loss", "long_name": wording.baseline_risk})
+    if any(one is not None and one.baseline_stderr for one in found):
+        data["baseline_risk_stderr"] = (along, baselines("baseline_stderr"), _LOSS)
     if target is not None:
         needed = baselines("baseline_steps")
         gain = needed / data["steps"][1][..., np.newaxis]

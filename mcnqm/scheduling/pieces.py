@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Layout", "Lengths", "equal_pieces", "piece_lengths"]
+__all__ = ["Layout", "Lengths", "equal_pieces", "log_cap", "piece_lengths"]
 
 Lengths = NDArray[np.int64]
 
@@ -39,6 +39,12 @@ def equal_pieces(steps: int, pieces: int) -> Lengths:
     """Lengths of at most `pieces` nearly equal pieces."""
     ends = np.unique(np.round(np.linspace(0, steps, min(pieces, steps) + 1)).astype(np.int64))
     return np.diff(ends)
+
+
+def log_cap(largest_lr: float) -> float:
+    """The largest log rate whose rate is not above a limit, whichever way both are rounded; inf without one."""
+    logarithm = float(np.log(largest_lr))
+    return logarithm - 1e-15 * (1.0 + abs(logarithm)) if np.isfinite(logarithm) else logarithm
 
 
 @dataclass(frozen=True)

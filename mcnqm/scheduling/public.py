@@ -1,50 +1,55 @@
-"""The best schedules: `optimize_schedule` checks what it is asked once, and hands it to one of two searches.
+"""The best schedules: `optimize_schedule` checks what it is asked once, and hands it to one of three searches.
 
 For linear optimizers, the risk of pieces of constant rate and momentum comes from composed maps
 (`mcnqm.scheduling.composed`), with its exact gradient, at a cost that does not depend on how long the pieces are.
 L-BFGS moves the logarithm of every rate below the largest stable one, and -log(1 - momentum). Adaptive ones are in
-`mcnqm.scheduling.adaptive`. ``docs/schedules.md`` derives and measures.
+`mcnqm.scheduling.adaptive`, and what can only be simulated in `mcnqm.scheduling.black_box`. ``docs/schedules.md``
+derives and measures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
 from mcnqm.arguments import default, refuse_unused, renamed, value_of
-from mcnqm.domains import MOST_STEPS, choice, integer, positive, real_array
+from mcnqm.domains import choice, integer
 from mcnqm.errors import ParameterError
-from mcnqm.optimizers import SGD, Adam, Number, RMSProp, numeric_fields
-from mcnqm.problems import NoisyQuadratic, check_constant_noise
+from mcnqm.optimizers import SGD, Number
+from mcnqm.problems import NoisyQuadratic, Problem
 from mcnqm.progress import meter_of
 from mcnqm.provenance import recorded
-from mcnqm.schedules import Schedule
 from mcnqm.scheduling.adaptive import search_adaptive
-from mcnqm.scheduling.labels import ADAPTIVE, LINEAR, Best, labeled
-from mcnqm.scheduling.pieces import Layout, Lengths
+from mcnqm.scheduling.black_box import search_by_simulation
+from mcnqm.scheduling.checks import (
+    EXACT,
+    SIMULATION,
+    TWIN,
+    Horizon,
+    batch_of,
+    horizon_of,
+    lengths_of,
+    limit_of,
+    route_of,
+)
+from mcnqm.scheduling.labels import ADAPTIVE, LINEAR, SIMULATED, Best, labeled
+from mcnqm.scheduling.pieces import Layout
 from mcnqm.scheduling.rule import Candidate, Rule
 from mcnqm.scheduling.search import LinearSearch
 from mcnqm.scheduling.small_rate import SmallRateLimit
-from mcnqm.settings import batch_size_domain, check_distinct
 
 __all__ = ["optimize_schedule"]
 
-_LONGEST_ADAPTIVE = 2**22
-"""The twin goes step by step: longer runs are not searched."""
-
-_UNSEARCHED = ("eps_root", "eps_hat", "momentum", "centered")
-"""Options of Adam and RMSProp that their search does not know."""
+_WORDING = {EXACT: LINEAR, TWIN: ADAPTIVE, SIMULATION: SIMULATED}
 
 
 @recorded("mcnqm.optimize_schedule")
 def optimize_schedule(
-    problem: NoisyQuadratic,
+    problem: Problem,
     optimizer: Any,
     batch_size: Number,
     *,
@@ -54,7 +59,9 @@ def optimize_schedule(
     lengths: ArrayLike | None = None,
     spacing: str | None = None,
     tune_momentum: bool = False,
-    bins: int = 100,
+    largest_lr: float | None = None,
+    largest_risk: float | None = None,
+    bins: int = default(100),
     max_steps: int | None = None,
     baselines: bool = True,
     refine: bool = default(True),
@@ -77,11 +84,13 @@ def optimize_schedule(
 
     Parameters
     ----------
-    problem : NoisyQuadratic
-    optimizer : SGD, Adam or RMSProp
-        SGD with any momentum, Nesterov's form, preconditioner, weight decay and dampening, all scalar. Adam and RMSProp
-        without `eps_root`, `eps_hat`, `momentum` and `centered`. Its learning rate is a first guess and
-        decides nothing; its momentum is used, unless `tune_momentum`. Adam and RMSProp: see the notes.
+    problem : NoisyQuadratic or landscape
+    optimizer : optimizer
+        Any with a hyperparameter `lr`, all scalar. Its learning rate is a first guess and decides nothing; the others
+        are used, but momentum if `tune_momentum`. There are three searches (see the notes): an exact one for `SGD`,
+        whatever its options; one on the mean-field twin and by simulation for Adam and RMSProp without `eps_root`,
+        `eps_hat`, `momentum` and `centered`; and one by simulation alone for all others, for landscapes, and for noise
+        that rises with the parameter or, but for SGD, is Student's t.
     batch_size : Number
         Examples per step, >= 1. An array is done one by one, for SGD each from its neighbor's schedule.
     steps : int, optional
@@ -89,28 +98,34 @@ def optimize_schedule(
     target : float, optional
         Risk to reach, > 0 and below the initial one.
     pieces : int
-        K; never more than there are steps.
+        K; never more than there are steps. By simulation alone, more than 6 follow 6 knots.
     lengths : array_like of int, optional
         Steps of each piece, with `steps` alone and summing to it; instead of `pieces` and `spacing`.
     spacing : {"geometric", "equal"}, optional
         Geometric by default, and equal for adaptive optimizers. Lengths of the pieces: growing from either end to
         the middle by a factor of 20, or all alike.
     tune_momentum : bool
-        Optimize the momentum of each piece, too.
+        Optimize the momentum of each piece, too. SGD only.
+    largest_lr : float, optional
+        Rate that no piece exceeds, nor a baseline, > 0.
+    largest_risk : float, optional
+        Risk that is not exceeded after any step, at least the initial one. SGD only. Constant, exponential and cosine
+        baselines are the best of theirs within the limit, too (and greedy never raises the risk).
     bins : int
-        A problem with more entries is optimized on ``problem.binned(bins)`` first, and then on itself.
+        A problem with more entries is optimized on ``problem.binned(bins)`` first, and then on itself. Not used by
+        simulation alone.
     max_steps : int, optional
         Where to give up the search for T; with `target` alone. By default as far as the method goes: 2**53 steps, 2**22
-        for adaptive optimizers.
+        with a twin, 2**16 by simulation alone (where more may be given).
     baselines : bool
         Whether to compare with the baselines.
     refine : bool
-        Adaptive optimizers only: whether to improve the twin's schedule by simulation.
+        Where there is a twin only: whether to improve its schedule by simulation.
     reference_trajectories, seed : int
-        Adaptive optimizers only. Trajectories of each simulation that refines, in runs of 500 steps or more (up to 16
-        times as many in shorter ones); confirmations have four times as many, and the next seed.
+        Where something is simulated only. Trajectories of each simulation of the search, in runs of 500 steps or more
+        (up to 16 times as many in shorter ones); confirmations have four times as many, and the next seed.
     executor, threads
-        Adaptive optimizers only, since no others are simulated: as for `mcnqm.simulate`.
+        Where something is simulated only: as for `mcnqm.simulate`.
     progress : bool or Meter
         A bar over the batch sizes.
     trajectories : int, optional
@@ -121,9 +136,11 @@ def optimize_schedule(
     xarray.Dataset
         Over the batch size's dimension, if it has one (…):
         ``lr`` (…, piece) in parameter² / loss, ``momentum`` (…, piece), ``length`` (…, piece) in steps, ``start`` (…,
-        piece), the steps done before; ``risk`` (…) of the full problem, in units of the loss; ``steps`` (…), T, inf
-        if the target is not reached within `max_steps`. Where a batch size has fewer pieces than others, the last have
-        NaN and length 0. With baselines: ``baseline_risk`` (…, baseline) after as many steps, with `target` also
+        piece), the steps done before; ``risk`` (…) of the full problem, in units of the loss; of SGD
+        ``largest_risk`` (…), the largest after any step, or at the start; ``steps`` (…), T, inf
+        if the target is not reached within `max_steps`. What is simulated has ``risk_stderr``, and by simulation alone
+        ``baseline_risk_stderr``, of the same fresh noise. Where a batch size has fewer pieces than others, the last
+        have NaN and length 0. With baselines: ``baseline_risk`` (…, baseline) after as many steps, with `target` also
         ``baseline_steps`` (…, baseline), and ``gain`` (…, baseline), the quotient of the baseline's steps (without a
         target: risk) and ours. They are
 
@@ -131,7 +148,7 @@ def optimize_schedule(
             the best constant rate (and momentum, if that is tuned);
         greedy
             at each step the rate that minimizes the risk after it, within the same bound; NaN with momentum, for which
-            it is not defined;
+            it is not defined; of SGD only;
         exponential, cosine
             `mcnqm.schedules.exponential` and ``cosine`` over all T steps, with the best start and final fraction (and
             momentum, if that is tuned).
@@ -139,7 +156,7 @@ def optimize_schedule(
     Raises
     ------
     ParameterError
-        If an argument is not allowed, the optimizer is not linear, or a target is not below the initial risk.
+        If an argument is not allowed or not used, or a target is not below the initial risk.
 
     Notes
     -----
@@ -160,6 +177,18 @@ def optimize_schedule(
     of the twin, inf from 64 times the steps on. A horizon is resolved to a thousandth, of at most 2**22 steps; the
     simulated risk at its end is at the target within a few of its standard errors.
 
+    *By simulation alone.* All candidates run on the same noise, a generation of them as one sweep; SciPy's differential
+    evolution finds a basin, and L-BFGS with differences of a sweep its bottom. The log rates of more than 6 pieces are
+    interpolated between 6 knots. On the noise of the search the answer is never worse than the best constant rate; its
+    risk and the baselines' are then simulated on other noise. A horizon is resolved to a hundredth, by the risk on that
+    other noise; baselines that need 16 times the steps are given up, and inf. There is no bound of stability: a first
+    piece may well be beyond it for a few steps, unless `largest_lr` says otherwise.
+
+    *The largest risk.* A limit is kept after every step, and ``largest_risk`` is of every step, up to 2**25 steps times
+    coordinates; in longer runs at some twenty places of each piece, and around the highest of them. An augmented
+    Lagrangian follows it, some thirty times as slow as without a limit, to 1e-6 of the risk or so. A limit that does
+    not bind changes no bit.
+
     *The horizon.* T is the least for which the optimized risk of the full problem is at or below the target, while
     that of T - 1 is above, from all starts. With momentum and few steps local minima are many, and T may be one too
     large.
@@ -175,37 +204,47 @@ def optimize_schedule(
     (True, True)
     """
     reference_trajectories = renamed("trajectories", trajectories, "reference_trajectories", reference_trajectories)
-    _check_optimizer(problem, optimizer)
-    linear = isinstance(optimizer, SGD)
-    if linear:
-        refuse_unused(
-            "be left out for SGD, whose answer is exact: nothing is simulated",
-            refine=refine, reference_trajectories=reference_trajectories, seed=seed, executor=executor, threads=threads,
-        )  # fmt: skip
-    elif tune_momentum or lengths is not None:
-        name, value = ("tune_momentum", True) if tune_momentum else ("lengths", lengths)
-        raise ParameterError(name, value, "be left out for an adaptive optimizer")
-    spacings = ("geometric", "equal") if linear else ("equal",)
+    route = route_of(problem, optimizer)
+    _refuse(
+        route,
+        tune_momentum=tune_momentum or None,
+        lengths=lengths,
+        largest_risk=largest_risk,
+        bins=bins,
+        refine=refine,
+        reference_trajectories=reference_trajectories,
+        seed=seed,
+        executor=executor,
+        threads=threads,
+    )
+    spacings = ("equal",) if route == TWIN else ("geometric", "equal")
     shape = choice("spacing", spacings[0] if spacing is None else spacing, spacings)
     if lengths is not None:
         refuse_unused("be left out where the lengths are given", pieces=pieces, spacing=spacing)
     most = integer("pieces", value_of(pieces), 1, 2**20)
-    horizon = _horizon(problem, steps, target, max_steps, MOST_STEPS if linear else _LONGEST_ADAPTIVE)
-    layout = Layout(most, shape, None if lengths is None else _checked_lengths(lengths, horizon.steps))
+    horizon = horizon_of(problem, steps, target, max_steps, route)
+    layout = Layout(most, shape, None if lengths is None else lengths_of(lengths, horizon.steps))
     refine = value_of(refine)
     for name, switch in (("tune_momentum", tune_momentum), ("baselines", baselines), ("refine", refine)):
         if not isinstance(switch, bool):
             raise ParameterError(name, switch, "be True or False")
-    count, batch, meter = integer("bins", bins, 1), _batch(batch_size), meter_of(progress)
+    count, batch, meter = integer("bins", value_of(bins), 1), batch_of(batch_size), meter_of(progress)
+    limits = _Limits(
+        limit_of("largest_lr", largest_lr), limit_of("largest_risk", largest_risk, float(problem.initial_risk))
+    )
     sizes = [float(b) for b in batch.values.reshape(-1)]
+    simulation: dict[str, Any] = {
+        "trajectories": integer("reference_trajectories", value_of(reference_trajectories), 1, 2**20),
+        "seed": integer("seed", value_of(seed), 0, 2**64 - 2),
+        "executor": executor,
+        "threads": threads,
+    }
     found: Iterator[Best | None]
-    if linear:
-        found = _linear(problem, optimizer, sizes, horizon, layout, tune_momentum, count, baselines)
-    else:
-        options: dict[str, Any] = {
-            "trajectories": integer("reference_trajectories", value_of(reference_trajectories), 1, 2**20),
-            "seed": integer("seed", value_of(seed), 0, 2**64 - 2),
-        }
+    if route == EXACT:
+        assert isinstance(problem, NoisyQuadratic)
+        found = _linear(problem, optimizer, sizes, horizon, layout, tune_momentum, limits, count, baselines)
+    elif route == TWIN:
+        assert isinstance(problem, NoisyQuadratic)
         found = (
             search_adaptive(
                 *(problem, optimizer, b),
@@ -213,12 +252,24 @@ def optimize_schedule(
                 target=horizon.target,
                 max_steps=horizon.most,
                 pieces=most,
+                largest_lr=limits.lr,
                 bins=count,
                 refined=refine,
                 baselines=baselines,
-                **options,
-                executor=executor,
-                threads=threads,
+                **simulation,
+            )
+            for b in sizes
+        )
+    else:
+        found = (
+            search_by_simulation(
+                *(problem, optimizer, b, layout),
+                steps=horizon.steps,
+                target=horizon.target,
+                max_steps=horizon.most,
+                largest_lr=limits.lr,
+                baselines=baselines,
+                **simulation,
             )
             for b in sizes
         )
@@ -230,98 +281,51 @@ def optimize_schedule(
             meter.advance(1.0)
     finally:
         meter.close()
-    answer = labeled(best, batch, horizon.target, LINEAR if linear else ADAPTIVE)
-    return answer.assign_attrs(method="analytic" if linear else "mean field and simulation")
+    return labeled(best, batch, horizon.target, _WORDING[route]).assign_attrs(method=route)
 
 
-@dataclass(frozen=True)
-class _Horizon:
-    """How long a run is: so many steps, or as many as a target takes, up to the most allowed."""
+class _Limits(NamedTuple):
+    """Largest rate, and largest risk on the way; inf where there is none."""
 
-    steps: int | None
-    target: float | None
-    most: int
+    lr: float
+    risk: float
 
 
-def _horizon(
-    problem: NoisyQuadratic, steps: int | None, target: float | None, max_steps: int | None, longest: int
-) -> _Horizon:
-    if (steps is None) == (target is None):
-        raise ParameterError("steps, target", (steps, target), "be given one without the other")
-    if steps is not None:
-        refuse_unused("be left out where the steps are given", max_steps=max_steps)
-        return _Horizon(integer("steps", steps, 1, MOST_STEPS), None, longest)
-    assert target is not None
-    if np.ndim(target):
-        raise ParameterError("target", f"shape {np.shape(target)}", "be a scalar: each has a schedule of its own")
-    positive.check("target", target)
-    if target >= problem.initial_risk:
-        raise ParameterError("target", target, f"be below the initial risk, {problem.initial_risk:g}")
-    return _Horizon(None, target, longest if max_steps is None else integer("max_steps", max_steps, 1, longest))
+def _refuse(route: str, **given: Any) -> None:
+    """Raise `ParameterError` for an argument that the search does not use."""
+    unused = {
+        EXACT: (
+            "be left out for SGD, whose answer is exact: nothing is simulated",
+            ("refine", "reference_trajectories", "seed", "executor", "threads"),
+        ),
+        TWIN: ("be left out for an adaptive optimizer", ("tune_momentum", "lengths", "largest_risk")),
+        SIMULATION: ("be left out for a search by simulation", ("tune_momentum", "largest_risk", "bins", "refine")),
+    }
+    allowed, names = unused[route]
+    refuse_unused(allowed, **{name: given[name] for name in names})
 
 
 def _linear(
     problem: NoisyQuadratic,
     optimizer: SGD,
     sizes: list[float],
-    horizon: _Horizon,
+    horizon: Horizon,
     layout: Layout,
     tune_momentum: bool,
+    limits: _Limits,
     bins: int,
     baselines: bool,
 ) -> Iterator[Best | None]:
     """The best schedule at one batch size after the other; each starts from its neighbor's, too."""
-    rule = Rule.of(problem, optimizer, tune_momentum)
+    rule = Rule.of(problem, optimizer, tune_momentum, limits.lr)
     small = problem.binned(bins)
     slow = SmallRateLimit.of(small, rule.precondition, rule.weight_decay) if small.noise.any() else None
     neighbor: Candidate | None = None
     for b in sizes:
         coarse = rule.composed(small, b)
         fine = coarse if small is problem else rule.composed(problem, b)
-        search = LinearSearch(coarse, fine, rule, layout, slow, b, float(optimizer.lr))  # type: ignore[arg-type]
+        lr = float(optimizer.lr)  # type: ignore[arg-type]
+        search = LinearSearch(coarse, fine, rule, layout, slow, b, lr, limits.risk, problem.initial_risk)
         answer = search.run(horizon.steps, horizon.target, horizon.most, neighbor, baselines)
         neighbor = None if answer is None else answer[0]
         yield None if answer is None else answer[1]
-
-
-def _check_optimizer(problem: Any, optimizer: Any) -> None:
-    """Refuse what no schedule can be sought for."""
-    if not isinstance(problem, NoisyQuadratic):
-        raise ParameterError("problem", problem, "be a mcnqm.NoisyQuadratic")
-    if not isinstance(optimizer, (SGD, Adam, RMSProp)):
-        raise ParameterError("optimizer", optimizer, "be a mcnqm.SGD, Adam or RMSProp")
-    why = "the gradient that the search follows is that of additive noise; mcnqm.tune searches by simulation"
-    check_constant_noise(problem, why, normal=not isinstance(optimizer, SGD))
-    for name, value in numeric_fields(optimizer).items():
-        if isinstance(value, Schedule) or np.ndim(value):
-            raise ParameterError(name, value, "be a scalar: schedules are what is sought")
-    for name in () if isinstance(optimizer, SGD) else _UNSEARCHED:
-        if value := getattr(optimizer, name, 0.0):
-            raise ParameterError(name, value, "be left at its default: the gradient that the search follows lacks it")
-
-
-def _checked_lengths(lengths: ArrayLike, steps: int | None) -> Lengths:
-    if steps is None:
-        raise ParameterError("lengths", lengths, "go with steps, not with a target")
-    given = np.asarray(lengths)
-    allowed = f"be whole numbers >= 1 that sum to steps, {steps}"
-    if given.dtype.kind not in "iu" or given.ndim != 1 or given.size == 0 or (given < 1).any() or given.sum() != steps:
-        raise ParameterError("lengths", lengths, allowed)
-    return given.astype(np.int64)
-
-
-def _batch(batch_size: Any) -> xr.DataArray:
-    if isinstance(batch_size, Schedule):
-        raise ParameterError("batch_size", batch_size, "be the same at every step here")
-    real_array("batch_size", getattr(batch_size, "values", batch_size))
-    batch_size_domain.check("batch_size", getattr(batch_size, "values", batch_size))
-    if np.ndim(batch_size) > 1:
-        raise ParameterError("batch_size", f"shape {np.shape(batch_size)}", "be a scalar or one-dimensional")
-    if isinstance(batch_size, xr.DataArray):
-        if batch_size.dims in (("piece",), ("baseline",)):
-            raise ParameterError("batch_size", batch_size.dims, "have a dimension with another name")
-        return batch_size
-    plain = np.asarray(batch_size)
-    check_distinct("batch_size", plain)
-    along = ["batch_size"] if plain.ndim else []
-    return xr.DataArray(plain, dims=along, coords=dict.fromkeys(along, plain))

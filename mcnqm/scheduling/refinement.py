@@ -57,17 +57,26 @@ def confirm(
 
 
 def refine(
-    objective: Callable[[Schedule], float], log_rates: Array, lengths: Lengths, *, evaluations: int = 40
+    objective: Callable[[Schedule], float],
+    log_rates: Array,
+    lengths: Lengths,
+    *,
+    evaluations: int = 40,
+    cap: float = np.inf,
 ) -> tuple[Array, float]:
     """Level, tilt and bend of the log rates that minimize a (simulated) risk, and that risk.
 
-    Nelder and Mead's search, started at the schedule itself, which is what it returns if nothing is better.
+    Nelder and Mead's search, started at the schedule itself, which is what it returns if nothing is better. No log rate
+    gets above `cap`.
     """
     middle = (np.cumsum(lengths) - 0.5 * lengths) / lengths.sum()
     shapes = np.stack([np.ones_like(middle), 2.0 * middle - 1.0, 6.0 * middle * (middle - 1.0) + 1.0])
 
+    def moved(x: Array) -> Array:
+        return np.asarray(np.minimum(log_rates + x @ shapes, cap))
+
     def at(x: Array) -> float:
-        return objective(piecewise(np.exp(log_rates + x @ shapes), lengths))
+        return objective(piecewise(np.exp(moved(x)), lengths))
 
     simplex = np.array([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0], [0.0, 0.1, 0.0], [0.0, 0.0, 0.1]])
     found = optimize.minimize(
@@ -76,4 +85,4 @@ def refine(
         method="Nelder-Mead",
         options={"initial_simplex": simplex, "maxfev": evaluations, "xatol": 0.005, "fatol": 0.0},
     )
-    return log_rates + found.x @ shapes, float(found.fun)
+    return moved(found.x), float(found.fun)

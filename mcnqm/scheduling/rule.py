@@ -23,7 +23,7 @@ _BELOW = 1e-9
 
 @dataclass(frozen=True)
 class Rule:
-    """The optimizer, and where its rates end."""
+    """The optimizer, and where its rates end: at the edge of stability, or at a largest rate below that."""
 
     nesterov: bool
     precondition: float
@@ -32,9 +32,10 @@ class Rule:
     momentum: float
     tuned: bool
     steepest: float
+    largest_lr: float = np.inf
 
     @classmethod
-    def of(cls, problem: NoisyQuadratic, optimizer: SGD, tuned: bool) -> Rule:
+    def of(cls, problem: NoisyQuadratic, optimizer: SGD, tuned: bool, largest_lr: float = np.inf) -> Rule:
         """Of an optimizer, whose momentum may be `tuned`, on a problem."""
         numbers = {name: float(value) for name, value in numeric_fields(optimizer).items()}
         decay, dampening = numbers["weight_decay"], numbers["dampening"]
@@ -42,7 +43,7 @@ class Rule:
             raise ParameterError("tune_momentum", True, "be False with dampening, which needs momentum > 0 throughout")
         composed = Composed.of(problem, 1.0, precondition=numbers["precondition"], weight_decay=decay)
         steepest = float(composed.scale.max()) * (1.0 - dampening)
-        rest = numbers["momentum"], tuned, steepest
+        rest = numbers["momentum"], tuned, steepest, largest_lr
         return cls(optimizer.nesterov, numbers["precondition"], decay, dampening, *rest)
 
     def composed(self, problem: NoisyQuadratic, batch_size: float) -> Composed:
@@ -59,10 +60,12 @@ class Rule:
         """Largest rate at a momentum, and the derivative of its logarithm by that."""
         lead = 1.0 + momentum
         bound = 2.0 * (1.0 - _BELOW) * lead / self.steepest
-        if not self.nesterov:
-            return bound, 1.0 / lead
-        ahead = 1.0 + 2.0 * momentum
-        return bound / ahead, 1.0 / lead - 2.0 / ahead
+        slope = 1.0 / lead
+        if self.nesterov:
+            ahead = 1.0 + 2.0 * momentum
+            bound, slope = bound / ahead, slope - 2.0 / ahead
+        capped = bound > self.largest_lr
+        return np.where(capped, self.largest_lr, bound), np.where(capped, 0.0, slope)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcnqm.scheduling.composed import Composed
-from mcnqm.scheduling.families import FAMILIES, LOWEST, TIGHT, Free, log_risk, minimize
+from mcnqm.scheduling.families import FAMILIES, LOWEST, TIGHT, Family, Free, log_risk
 from mcnqm.scheduling.greedy import GreedyWalk
 from mcnqm.scheduling.horizon import fewest_steps
 from mcnqm.scheduling.labels import Best
+from mcnqm.scheduling.limits import highest_risk, minimize_within
 from mcnqm.scheduling.pieces import Layout, piece_lengths
 from mcnqm.scheduling.rule import Candidate, Rule
 from mcnqm.scheduling.small_rate import SmallRateLimit
@@ -47,6 +48,8 @@ class LinearSearch:
     small_rate: SmallRateLimit | None
     batch_size: float
     lr: float
+    largest_risk: float = np.inf
+    initial_risk: float = 0.0
     memory: dict[Any, Any] = field(default_factory=dict)
     """Answers that are asked for again: baselines by steps, and each family's last parameters."""
 
@@ -71,9 +74,19 @@ class LinearSearch:
                 passages = {name: self.passage(name, target, limit, total) for name in BASELINES}
         lr, momentum = found.values(self.rule)
         risk = float(np.exp(log_risk(self.fine, self.rule, found)))
-        return found, Best(found.lengths, {"lr": lr, "momentum": momentum}, {"risk": risk}, risks, passages)
+        highest = max(self.initial_risk, highest_risk(self.fine, self.rule, found))
+        values = {"risk": risk, "largest_risk": highest}
+        return found, Best(found.lengths, {"lr": lr, "momentum": momentum}, values, risks, passages)
 
     # ------------------------------------------------------------------------------------------------- optimization
+
+    def minimize(
+        self, composed: Composed, family: Family, starts: list[Array], tolerance: float = TIGHT
+    ) -> tuple[Array, float]:
+        """Parameters of a family of least risk, within the limit on the way, and that risk's logarithm."""
+        # Bins may start at another risk.
+        limit = self.largest_risk if composed is self.fine else self.largest_risk * _start(composed) / _start(self.fine)
+        return minimize_within(composed, self.rule, family, starts, limit, tolerance)
 
     def constant(self, steps: int, composed: Composed | None = None) -> Candidate:
         """The best constant, from a grid: with momentum and few steps there are several basins."""
@@ -92,7 +105,7 @@ class LinearSearch:
                 starts.append(np.array([x[k], y]))
                 lows.append(risks[k])
             starts = [starts[k] for k in _valleys(np.array(lows), 3)]
-        return family.at(minimize(composed, rule, family, starts)[0])
+        return family.at(self.minimize(composed, family, starts)[0])
 
     def smooth(self, name: str, steps: int, start: Array | None = None) -> tuple[Candidate, Array]:
         """The best of a family, and its parameters."""
@@ -107,7 +120,7 @@ class LinearSearch:
             starts = [np.array([level.x[0], none, level.y[0]])]
             starts += [np.array([min(level.x[0] + 1.0, -0.1), second, level.y[0]]) for second in seconds]
             starts = [p[: 3 if self.rule.tuned else 2] for p in starts]
-        p, _ = minimize(self.coarse, self.rule, family, starts)
+        p, _ = self.minimize(self.coarse, family, starts)
         return family.at(p), p
 
     def greedy(self, steps: int) -> Candidate | None:
@@ -147,7 +160,7 @@ class LinearSearch:
     def improved(self, steps: int, starts: list[Candidate], tolerance: float = TIGHT) -> tuple[Candidate, float]:
         """The best on the bins, from some starts."""
         family = Free(self.layout.of(steps), self.rule.tuned)
-        p, value = minimize(self.coarse, self.rule, family, [family.start(found) for found in starts], tolerance)
+        p, value = self.minimize(self.coarse, family, [family.start(found) for found in starts], tolerance)
         return family.at(p), value
 
     def best(self, steps: int, more: list[Candidate], tolerance: float = TIGHT) -> Candidate:
@@ -164,7 +177,7 @@ class LinearSearch:
         if self.fine is self.coarse:
             return found
         family = Free(found.lengths, self.rule.tuned)
-        return family.at(minimize(self.fine, self.rule, family, [family.start(found)], tolerance)[0])
+        return family.at(self.minimize(self.fine, family, [family.start(found)], tolerance)[0])
 
     def horizon(self, goal: float, limit: int, neighbor: Candidate | None) -> Candidate | None:
         """Fewest steps to a log risk: on the bins, with other starts at the end, then on the full problem."""
@@ -268,6 +281,11 @@ class LinearSearch:
         if reached is not None:
             self.memory[name, goal] = reached[0]
         return reached
+
+
+def _start(composed: Composed) -> float:
+    """Risk before the first step."""
+    return float(composed.weight @ composed.start)
 
 
 def _valleys(values: Array, most: int) -> list[int]:

@@ -57,12 +57,15 @@ class TwinObjective:
     batch_size : float
     threads : int, optional
         Default: one per core.
+    cap : float
+        Log of the largest rate that is allowed.
     """
 
     problem: NoisyQuadratic
     optimizer: Any
     batch_size: float
     threads: int | None = None
+    cap: float = np.inf
     _starts: dict[int, tuple[Array, Array]] = field(default_factory=dict, repr=False)
 
     def at(self, rates: Array, gradient: Array | None = None) -> float:
@@ -96,7 +99,7 @@ class TwinObjective:
         """
         problem = self.problem
         reach = np.abs(problem.initial_mean) + 4.0 * problem.initial_std
-        return float(np.log(2.0 * max((reach + self.optimizer.eps / problem.curvature).max(), 1e-300)))
+        return min(float(np.log(2.0 * max((reach + self.optimizer.eps / problem.curvature).max(), 1e-300))), self.cap)
 
     @property
     def lowest(self) -> float:
@@ -152,7 +155,7 @@ def optimize_constant(objective: TwinObjective, steps: int, guess: float) -> tup
     """Best constant log rate, and the risk."""
     center = float(np.clip(np.log(guess), objective.lowest + 3.0, objective.highest - 3.0))
     for _ in range(_WIDER):
-        grid = center + np.arange(-3.0, 3.01, 0.5)
+        grid = np.minimum(center + np.arange(-3.0, 3.01, 0.5), objective.cap)
         risks = [objective.at(np.full(steps, np.exp(x))) for x in grid]
         best = int(np.nanargmin(np.where(np.isfinite(risks), risks, np.inf)))
         at_top = best == grid.size - 1 and grid[-1] < objective.highest
@@ -161,7 +164,7 @@ def optimize_constant(objective: TwinObjective, steps: int, guess: float) -> tup
         center = float(grid[best])
     found = optimize.minimize_scalar(
         lambda x: objective.at(np.full(steps, np.exp(x))),
-        bounds=(grid[best] - 0.5, min(grid[best] + 0.5, max(objective.highest, grid[best]))),
+        bounds=(grid[best] - 0.5, min(grid[best] + 0.5, max(objective.highest, grid[best]), objective.cap)),
         method="bounded",
         options={"xatol": 1e-4},
     )

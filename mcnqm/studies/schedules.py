@@ -25,6 +25,8 @@ from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
 from mcnqm.provenance import recorded
 from mcnqm.scheduling import optimize_schedule
+from mcnqm.scheduling.checks import SIMULATION, route_of
+from mcnqm.scheduling.pieces import log_cap
 from mcnqm.studies.scaling import examples_of_bounds
 from mcnqm.tuning.tuner import tune
 
@@ -58,8 +60,11 @@ class ScheduleConfig:
         Risk to reach.
     pieces : int
         Of the optimised schedules.
+    largest_lr, largest_risk : float, optional
+        Limits to the rates, and to the risk on the way, as of `mcnqm.optimize_schedule`. With the second there is no
+        averaged strategy, whose iterates it does not know.
     seed : int
-        Of the simulations that refine and confirm adaptive optimizers' schedules.
+        Of the simulations that refine, find and confirm schedules of optimizers that are not linear.
     """
 
     problem: NoisyQuadratic = field(default_factory=lambda: NoisyQuadratic.power_law(1000))
@@ -67,6 +72,8 @@ class ScheduleConfig:
     batch_sizes: tuple[int, ...] = tuple(4**k for k in range(9))
     target: float = 0.01
     pieces: int = 50
+    largest_lr: float | None = None
+    largest_risk: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -75,9 +82,17 @@ class ScheduleConfig:
             raise ParameterError("batch_sizes", self.batch_sizes, "increase")
         positive.check("target", self.target)
         integer("pieces", self.pieces, 1)
+        for name, limit in self.limits.items():
+            positive.check(name, limit)
         integer("seed", self.seed, 0, 2**64 - 2)
         if not self.optimizers:
             raise ParameterError("optimizers", self.optimizers, "not be empty")
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """Those that are given, by name."""
+        both = {"largest_lr": self.largest_lr, "largest_risk": self.largest_risk}
+        return {name: limit for name, limit in both.items() if limit is not None}
 
 
 @recorded("mcnqm.studies.schedules.run", ScheduleConfig)
@@ -104,9 +119,9 @@ def run(
     xarray.Dataset
         Over ``optimizer`` and ``batch_size``: ``steps`` over ``strategy`` too ("constant", "averaged", the families,
         "optimised"; NaN where there is none), the optimised schedule's ``risk`` and, where it was simulated,
-        ``risk_stderr``; over ``piece`` too its ``lr``, ``start`` and ``length`` (steps); ``constant_lr``,
-        ``averaged_lr`` and ``averaged_decay``, the best γ. Over ``batch_size``: ``information_bound`` and
-        ``bayes_bound``, in steps.
+        ``risk_stderr``; over ``piece`` too its ``lr``, ``start`` and ``length`` (steps); ``constant_lr`` (by theory,
+        where there is one), ``averaged_lr`` and ``averaged_decay``, the best γ. Over ``batch_size``:
+        ``information_bound`` and ``bayes_bound``, in steps.
 
     Raises
     ------
@@ -170,12 +185,13 @@ def _cell(
         batch_size,
         target=config.target,
         pieces=config.pieces,
+        **config.limits,
         **simulation,
     )
     needed = {str(name): float(found["baseline_steps"].sel(baseline=name)) for name in found["baseline"].values}
     rate, decay = np.nan, np.nan
     needed["averaged"] = np.nan
-    if isinstance(optimizer, SGD) and optimizer.momentum == 0:
+    if isinstance(optimizer, SGD) and optimizer.momentum == 0 and config.largest_risk is None:
         needed["averaged"], rate, decay = _averaged(config, optimizer, batch_size, needed["constant"])
     needed["optimised"] = float(found["steps"])
     kept = found[["risk", "lr", "start", "length"]].reset_coords(drop=True)
@@ -193,7 +209,22 @@ def _cell(
 
 
 def _constant(config: ScheduleConfig, optimizer: Any, batch_size: int) -> float:
-    """The best constant rate, by theory."""
+    """The best constant rate, by theory; NaN where there is none."""
+    if route_of(config.problem, optimizer) == SIMULATION:
+        return math.nan
+    if config.limits:
+        plain: dict[str, Any] = {} if isinstance(optimizer, SGD) else {"refine": False}
+        found = optimize_schedule(
+            config.problem,
+            optimizer,
+            batch_size,
+            target=config.target,
+            pieces=1,
+            baselines=False,
+            **config.limits,
+            **plain,
+        )
+        return float(found["lr"][0])
     method = "analytic" if isinstance(optimizer, SGD) else "mean-field"
     found = tune(config.problem, optimizer, _SEARCH, batch_size=batch_size, target=config.target, method=method)
     return float(found["lr"])
@@ -204,7 +235,11 @@ def _averaged(config: ScheduleConfig, optimizer: SGD, batch_size: int, constant:
     if not math.isfinite(constant):
         return math.inf, math.nan, math.nan
     limit = float(analytic.largest_stable_lr(config.problem, optimizer._replace(momentum=0.0))["largest_stable_lr"])
-    high, low = math.log(0.999 * limit), math.log(1e-4 * limit)
+    low = math.log(1e-4 * limit)
+    high = math.log(0.999 * limit)
+    if config.largest_lr is not None:
+        high = min(high, log_cap(config.largest_lr))
+        low = min(low, high - 4.0)
     memory = (math.log(0.3), math.log(max(0.5 * constant, 2.0)))
     rates, memories = np.linspace(low, high, 3 * _POINTS), np.linspace(*memory, _POINTS)
     best = (math.inf, math.nan, math.nan)

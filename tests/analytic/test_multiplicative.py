@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcnqm import SGD, Adam, NoisyQuadratic, ParameterError, analytic, averaging, optimize_schedule, schedules
+from mcnqm import SGD, Adam, NoisyQuadratic, ParameterError, analytic, averaging, schedules
 
 OPTIMIZERS = {
     "sgd": SGD(0.3),
@@ -241,7 +241,6 @@ def test_what_knows_it_not_says_so():
         lambda: analytic.mean_field.risk(rising, Adam(0.1), 4, 10),
         lambda: analytic.mean_field.moments(rising, Adam(0.1), 4, 10),
         lambda: analytic.mean_field.steps_to_target(rising, Adam(0.1), 4, 0.1),
-        lambda: optimize_schedule(rising, SGD(1.0), 4, steps=10),
     ):
         with pytest.raises(ParameterError) as error:
             call()

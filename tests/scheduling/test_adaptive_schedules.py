@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mcnqm import Adam, Lion, NoisyQuadratic, ParameterError, RMSProp, optimize_schedule, schedules, simulate
+from mcnqm import Adam, NoisyQuadratic, ParameterError, RMSProp, optimize_schedule, schedules, simulate
 from mcnqm.scheduling.adaptive import search_adaptive
 from mcnqm.scheduling.horizon import shortest
 from mcnqm.scheduling.pieces import equal_pieces
@@ -76,7 +76,7 @@ def test_an_unreachable_target_is_inf_and_not_for_ever():
         ({"lengths": [5, 5]}, "lengths"),
         ({"reference_trajectories": 0}, "reference_trajectories"),
         ({"seed": -1}, "seed"),
-        ({"optimizer": Lion(lr=1.0)}, "optimizer"),
+        ({"largest_risk": 10.0}, "largest_risk"),
         ({"optimizer": Adam(lr=[0.1, 0.2])}, "lr"),
     ],
 )

@@ -387,7 +387,7 @@ def test_interruption_closes_the_meter(problem: NoisyQuadratic) -> None:
         ({"batch_size": 0.5}, "batch_size"),
         ({"batch_size": [[1, 2]]}, "batch_size"),
         ({"batch_size": mcnqm.schedules.constant(4)}, "batch_size"),
-        ({"optimizer": mcnqm.Lion(lr=0.1)}, "optimizer"),
+        ({"optimizer": 3}, "optimizer"),
         ({"optimizer": SGD(lr=[0.1, 0.2])}, "lr"),
         ({"optimizer": SGD(lr=mcnqm.schedules.constant(0.1))}, "lr"),
         ({"optimizer": SGD(lr=0.1, momentum=[0.1, 0.2])}, "momentum"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from mcnqm import SGD, Adam, NoisyQuadratic, ParameterError, analytic
+from mcnqm import SGD, Adam, Lion, NoisyQuadratic, ParameterError, analytic
 from mcnqm.plots.schedules import plot_schedules
 from mcnqm.studies.batch_growth import BatchGrowthConfig
 from mcnqm.studies.batch_growth import run as run_growth
@@ -82,6 +82,15 @@ def test_command(tmp_path):
         (["-b", "4,1"], "increase"),
         (["--target", "-1"], "target must be > 0"),
         (["--pieces", "0"], "pieces"),
+        (["--largest-lr", "0"], "largest_lr must be > 0"),
+        (
+            ["-d", "10", "-b", "4", "--target", "0.5", "--largest-risk", "1e-3"],
+            "largest_risk must be at least the initial",
+        ),
+        (
+            ["-d", "10", "-o", "adam", "-b", "4", "--largest-risk", "10"],
+            "largest_risk must be left out for an adaptive",
+        ),
     ],
 )
 def test_command_refuses(words, message, capsys, monkeypatch):
@@ -114,3 +123,33 @@ def test_growth_equals_decay_under_the_own_rule_only():
 def test_growth_refuses():
     with pytest.raises(ParameterError, match="multiple of the largest batch"):
         BatchGrowthConfig(examples=1000)
+
+
+def test_what_can_only_be_simulated():
+    """Lion: its schedule needs fewer steps than its best constant; theory's columns are empty."""
+    study = run(ScheduleConfig(PROBLEM, {"lion": Lion(lr=1.0)}, batch_sizes=(64,), target=0.3, pieces=4))
+    needed = study.steps.squeeze()
+    assert needed.sel(strategy="optimised") < needed.sel(strategy="constant")
+    assert np.isnan(needed.sel(strategy="averaged"))
+    assert np.isnan(study.constant_lr).all()
+    assert (study.risk <= 0.3).all()
+    assert (study.risk_stderr > 0).all()
+    assert len([axes for axes in plot_schedules(study).axes if axes.get_xlabel()]) == 4
+
+
+def test_limits():
+    """Every strategy's rates are within the limit; constant ones are the best there."""
+    free, slow = (
+        run(ScheduleConfig(PROBLEM, batch_sizes=(8,), target=0.1, pieces=8, largest_lr=lr)).squeeze()
+        for lr in (None, 0.05)
+    )
+    assert (slow.steps >= free.steps).where(np.isfinite(free.steps), True).all()
+    assert slow.steps.sel(strategy="optimised") > free.steps.sel(strategy="optimised")
+    assert (slow.lr.fillna(0.0) <= 0.05).all()
+    assert slow.constant_lr <= 0.05
+    assert slow.averaged_lr <= 0.05
+    constant = int(slow.steps.sel(strategy="constant"))
+    curve = analytic.risk(PROBLEM, SGD(lr=float(slow.constant_lr)), 8, constant, record=[constant - 1, constant]).risk
+    assert curve[0] > 0.1 >= curve[1]
+    low = run(ScheduleConfig(PROBLEM, batch_sizes=(8,), target=0.1, pieces=8, largest_risk=PROBLEM.initial_risk))
+    assert np.isnan(low.steps.sel(strategy="averaged")).all()
