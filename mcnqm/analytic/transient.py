@@ -14,7 +14,7 @@ from mcnqm.analytic.linear.doubledouble import subtract
 from mcnqm.analytic.linear.ladder import StepMap, origin, walk, walk_sums
 from mcnqm.analytic.linear.lifted import Strength, begin, cells_of, lift, rises, strength_of, walk_lifted
 from mcnqm.analytic.linear.maps import LinearMap, linear_map, linear_settings, maps_of
-from mcnqm.analytic.linear.scheduled import S00, S01, S11, SAA, V0, V1, VA, Walk, courses_of, unshared
+from mcnqm.analytic.linear.scheduled import S0A, S00, S01, S1A, S11, SAA, V0, V1, VA, Walk, courses_of, unshared
 from mcnqm.domains import MOST_STEPS
 from mcnqm.problems import NoisyQuadratic, check_problem
 from mcnqm.provenance import recorded
@@ -23,6 +23,13 @@ from mcnqm.record import recorded_steps
 __all__ = ["moments", "risk"]
 
 _BLOCK = 128  # coordinates whose ladder of 35 rungs (0.6 MB with momentum) stays in the second-level cache
+
+_PAIRS = {
+    "theta_momentum_covariance": (V0, V1, S01),
+    "theta_average_covariance": (V0, VA, S0A),
+    "momentum_average_covariance": (V1, VA, S1A),
+}
+"""Rows of a scheduled state that a covariance is made of."""
 
 
 @recorded("mcnqm.analytic.risk")
@@ -158,9 +165,9 @@ def moments(
         ``theta_mean``, ``theta_variance`` (\*sweep, step, coordinate), in units of the parameter and its
         square. With momentum also ``momentum_mean``, ``momentum_variance`` and ``theta_momentum_covariance``,
         in units of the gradient, its square, and parameter × gradient. The buffer m is torch's, a sum:
-        :math:`m' = \beta m + g`, of which dampening takes a part. With `average` also ``average_mean`` and
-        ``average_variance``. The variance counts the starting point's: it is that over
-        fresh runs. What overflows under an unstable rate is infinite, or NaN where its sign is lost.
+        :math:`m' = \beta m + g`, of which dampening takes a part. With `average` also ``average_mean``,
+        ``average_variance``, ``theta_average_covariance`` and, with momentum, ``momentum_average_covariance``. The
+        variance counts the starting point's: it is that over fresh runs. What overflows under an unstable rate is infinite, or NaN where its sign is lost.
 
     Raises
     ------
@@ -210,9 +217,10 @@ def moments(
                     if f"{name}_mean" in names:
                         found[f"{name}_mean"][s] = _times(part.initial_mean, states[:, row])
                         found[f"{name}_variance"][s] = _variance(part, noise, states[:, row], states[:, square])
-                if buffer:
-                    start = _times(part.initial_std, states[:, V0]) * _times(part.initial_std, states[:, V1])
-                    found["theta_momentum_covariance"][s] = start + _times(noise, states[:, S01])
+                for name, (one, other, square) in _PAIRS.items():
+                    if name in names:
+                        start = _times(part.initial_std, states[:, one]) * _times(part.initial_std, states[:, other])
+                        found[name][s] = start + _times(noise, states[:, square])
     for members, values in [] if settings.schedules else maps_of(settings):
         linear = linear_map(part, optimizer.nesterov, buffer, values)
         v, S = _walked(linear, at)
@@ -235,6 +243,12 @@ def moments(
                     last = linear.readout
                     found["average_mean"][s] = _times(part.initial_mean, v[:, last])
                     found["average_variance"][s] = _variance(part, noise, v[:, last], S[:, last, last])
+                    start = _times(part.initial_std, theta) * _times(part.initial_std, v[:, last])
+                    found["theta_average_covariance"][s] = start + _times(noise, S[:, 0, last])
+                    if buffer:
+                        start = _times(part.initial_std, m) * _times(part.initial_std, v[:, last])
+                        beside = start + _times(noise, linear.beside_buffer(S))
+                        found["momentum_average_covariance"][s] = beside / linear.scale
     data = {
         name: xr.DataArray(
             settings.unflatten(found[name][:, :, position]),

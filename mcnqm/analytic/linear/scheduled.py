@@ -197,14 +197,15 @@ class Walk:
     problem : NoisyQuadratic
     course : Course
     initial : sequence of float
-        Of θ and m, the start whose response v is.
+        Of θ, m and θ̄, the start whose response v is.
     """
 
-    def __init__(self, problem: NoisyQuadratic, course: Course, initial: tuple[float, float] = (1.0, 0.0)) -> None:
+    def __init__(
+        self, problem: NoisyQuadratic, course: Course, initial: tuple[float, float, float] = (1.0, 0.0, 1.0)
+    ) -> None:
         self.problem, self.course, self.step = problem, course, 0
         self.state = np.zeros((ROWS, problem.size))
-        self.state[V0] = self.state[VA] = initial[0]
-        self.state[V1] = initial[1]
+        self.state[[V0, V1, VA]] = np.array(initial)[:, np.newaxis]
         self.curvature = np.ascontiguousarray(problem.curvature, dtype=np.float64)
         with np.errstate(over="ignore", under="ignore"):
             self.unit = problem.curvature**-course.precondition
