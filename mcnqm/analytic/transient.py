@@ -167,7 +167,8 @@ def moments(
         in units of the gradient, its square, and parameter × gradient. The buffer m is torch's, a sum:
         :math:`m' = \beta m + g`, of which dampening takes a part. With `average` also ``average_mean``,
         ``average_variance``, ``theta_average_covariance`` and, with momentum, ``momentum_average_covariance``. The
-        variance counts the starting point's: it is that over fresh runs. What overflows under an unstable rate is infinite, or NaN where its sign is lost.
+        variance counts the starting point's: it is that over fresh runs. What overflows under an unstable rate is
+        infinite, or NaN where its sign is lost.
 
     Raises
     ------

@@ -83,10 +83,11 @@ def transition(
     rate, beta = values["lr"] * h ** -values["precondition"], values["momentum"]
     pull = h + values["weight_decay"]
     buffer = bool(np.any(beta != 0))
-    ahead = beta if optimizer.nesterov else np.zeros_like(beta)
+    nothing = np.zeros_like(beta)
+    ahead = beta if optimizer.nesterov else nothing
     # θ' = θ - α (g + n (β m' - ..)): heavy ball moves by m' = β m + g, Nesterov by g + β m'.
     reach = -rate * (beta if not optimizer.nesterov else beta**2)
-    entries = [[1.0 - rate * (1.0 + ahead) * pull, reach, 0.0], [pull, beta, 0.0]]
+    entries = [[1.0 - rate * (1.0 + ahead) * pull, reach, nothing], [pull, beta, nothing]]
     # Of the states there are, θ, m and θ̄, those that this optimizer has.
     kept = [0, *([1] if buffer else []), *([2] if average is not None else [])]
     names = [("theta", "momentum", "average")[i] for i in kept]

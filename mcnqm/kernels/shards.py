@@ -128,8 +128,10 @@ def advance_shard(
     ShardResult
     """
     rule = rule_of(hyper_type)
-    if shard.keep > 1 + len(rule.state):
-        raise ParameterError("keep", shard.keep, f"be at most {1 + len(rule.state)} for {hyper_type.__name__}")
+    averaged = bool(shard.scheduled) and bool(shard.scheduled[-1])
+    most = 1 + len(rule.state) + averaged
+    if shard.keep > most:
+        raise ParameterError("keep", shard.keep, f"be at most {most} for {hyper_type.__name__}")
     fields = len(hyper_type._fields)
     wide_p = hyper_type._make([1.0] * fields)
     like_p = hyper_type._make([shard.zero] * fields)
@@ -154,7 +156,6 @@ def advance_shard(
     trajectories, settings = shard.trajectories.size, shard.n_settings
     wide = _padded(shard, by_setting)
     groups, lanes = (trajectories, settings) if by_setting else (settings, trajectories)
-    averaged = bool(shard.scheduled) and bool(shard.scheduled[-1])
     variables = 1 + len(like_s) + (0 if twin is None else 1 + len(like_y)) + averaged
     shape = (shard.curvature.size, groups, variables, LANES)
     moments = _zeros((shard.curvature.size, cells, len(like_f) + len(like_a), LANES))

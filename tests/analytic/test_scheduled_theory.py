@@ -472,8 +472,8 @@ def test_transition_with_an_average_carries_means_and_covariances(optimizer, mea
         found = analytic.moments(problem, optimizer, 4, 160, record=[60, 160], average=mean)
         mu = np.stack([found[f"{name}_mean"].values for name in names], axis=-1)
         cov = np.empty((*mu.shape, len(names)))
-        for (i, one), (j, other) in itertools.product(enumerate(names), repeat=2):
-            both = f"{one}_variance" if i == j else f"{names[min(i, j)]}_{names[max(i, j)]}_covariance"
+        for i, j in itertools.product(range(len(names)), repeat=2):
+            both = f"{names[i]}_variance" if i == j else f"{names[min(i, j)]}_{names[max(i, j)]}_covariance"
             cov[..., i, j] = found[both].values
         np.testing.assert_allclose((A.values @ mu[0, ..., np.newaxis])[..., 0], mu[1], atol=1e-13)
         rest.append(cov[1] - A.values @ cov[0] @ A.values.swapaxes(-1, -2))
