@@ -16,6 +16,7 @@ from mcnqm.kernels.caching import sources
 from mcnqm.kernels.gradients import kind_of
 from mcnqm.kernels.jit import OPTIONS
 from mcnqm.kernels.loops import BY_SETTING, BY_TRAJECTORY, LANES, Shard, advance_kernel
+from mcnqm.kernels.mistakes import named
 from mcnqm.kernels.noise import GAUSSIAN, streams
 from mcnqm.kernels.updates import rule_of
 
@@ -188,7 +189,13 @@ def advance_shard(
     layout = BY_SETTING if by_setting else BY_TRAJECTORY
     flag = new_cancel_flag() if cancel is None else cancel
     flat = (a.reshape(-1) for a in (room, clock, moments, out, expected))
-    kernel(layout, wide_p, like_p, like_s, like_c, like_k, like_f, like_y, like_a, wide, *flat, flag)
+    try:
+        kernel(layout, wide_p, like_p, like_s, like_c, like_k, like_f, like_y, like_a, wide, *flat, flag)
+    except Exception as error:
+        said = named(error, hyper_type, kind)
+        if said is error:
+            raise
+        raise said from None
 
     # (output, record, group, kept, lane) to (record, trajectory, setting, output, kept)
     result = out[..., :lanes].transpose((1, 2, 4, 0, 3) if by_setting else (1, 4, 2, 0, 3))
