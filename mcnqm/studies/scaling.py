@@ -23,7 +23,7 @@ from scipy import optimize
 from mcnqm import analytic
 from mcnqm._version import __version__
 from mcnqm.checkpoint import Checkpoint
-from mcnqm.domains import Domain, integer, positive
+from mcnqm.domains import positive
 from mcnqm.engine import Pool
 from mcnqm.errors import ParameterError
 from mcnqm.fits import log_slope, small_batch_regime, tradeoff
@@ -32,6 +32,7 @@ from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import Meter, NoMeter
 from mcnqm.provenance import recorded
 from mcnqm.statistics import BOUNDS
+from mcnqm.studies.cells import check_counts, increasing
 from mcnqm.studies.chains import KINDS, Chains, cell, safe_name, theory_at
 from mcnqm.studies.contenders import CONTENDERS, Contender
 from mcnqm.tuning.routes import exact_route
@@ -41,7 +42,6 @@ from mcnqm.tuning.tuner import checked
 __all__ = ["ScalingConfig", "cells_of", "examples_of_bounds", "run"]
 
 Array = NDArray[np.float64]
-_sizes = Domain("be whole numbers >= 1", lambda x: (x >= 1) & (x == np.floor(x)))
 
 _REVISION = 4
 """Raised whenever the same configuration comes to give other numbers, lest a checkpoint mix them."""
@@ -81,14 +81,9 @@ class ScalingConfig:
     max_steps: int = 2**24
 
     def __post_init__(self) -> None:
-        sizes = _sizes.check("batch_sizes", self.batch_sizes)
-        if sizes.ndim != 1 or (np.diff(sizes) <= 0).any():
-            raise ParameterError("batch_sizes", self.batch_sizes, "increase")
+        increasing("batch_sizes", self.batch_sizes)
         positive.check("target", self.target)
-        integer("trajectories", self.trajectories, 1)
-        integer("replicates", self.replicates, 2)
-        integer("seed", self.seed, 0, 2**64 - 1)
-        integer("max_steps", self.max_steps, 1)
+        check_counts(self, trajectories=1, replicates=2, max_steps=1)
         if not self.contenders:
             raise ParameterError("contenders", self.contenders, "not be empty")
         if len(set(map(safe_name, self.contenders))) < len(self.contenders):
