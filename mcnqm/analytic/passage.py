@@ -35,7 +35,7 @@ from mcnqm.analytic.linear.ladder import (
 from mcnqm.analytic.linear.lifted import rises
 from mcnqm.analytic.linear.maps import LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic.linear.roots import ALTERNATING, DECAYING, ROTATING, SINGLE, modes
-from mcnqm.analytic.linear.scheduled import courses_of, unshared
+from mcnqm.analytic.linear.scheduled import scheduled_settings, unshared
 from mcnqm.analytic.linear.scheduled_passage import first_passages
 from mcnqm.domains import MOST_STEPS, integer, positive
 from mcnqm.problems import NoisyQuadratic, check_problem
@@ -116,16 +116,16 @@ def steps_to_target(
     positive.check("target", getattr(target, "values", target))
     settings = linear_settings(optimizer, batch_size, average, schedules=True, target=target)
     apart = rises(problem)
-    courses = courses_of(settings, optimizer.nesterov, apart=apart)
+    scheduled = scheduled_settings(settings, optimizer.nesterov, apart=apart)
     if max_steps is None:
-        settled = max(course.settles() for _, course in courses) < np.inf
+        settled = max(setting.settles() for _, setting in scheduled) < np.inf
         max_steps = MOST_STEPS if settled else _UNSETTLED
     last = integer("max_steps", max_steps, 0, MOST_STEPS)
     flat = np.empty(settings.size)
-    for members, course in courses:
-        if apart or settings.schedules or (course.buffer and (course.averaged or course.dampened)):
+    for members, setting in scheduled:
+        if apart or settings.schedules or (setting.buffer and (setting.averaged or setting.dampened)):
             goal = settings.values["target"][members]
-            flat[members] = first_passages(problem, course, unshared(settings, apart)[members], goal, last)
+            flat[members] = first_passages(problem, setting, unshared(settings, apart)[members], goal, last)
     for members, values in [] if apart or settings.schedules else maps_of(settings):
         if values["momentum"] > 0 and ("average" in values or values["dampening"] > 0):
             continue  # done above

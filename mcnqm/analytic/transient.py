@@ -14,7 +14,7 @@ from mcnqm.analytic.linear.doubledouble import subtract
 from mcnqm.analytic.linear.ladder import StepMap, origin, walk, walk_sums
 from mcnqm.analytic.linear.lifted import Strength, begin, cells_of, lift, rises, strength_of, walk_lifted
 from mcnqm.analytic.linear.maps import LinearMap, linear_map, linear_settings, maps_of
-from mcnqm.analytic.linear.scheduled import S0A, S00, S01, S1A, S11, SAA, V0, V1, VA, Walk, courses_of, unshared
+from mcnqm.analytic.linear.scheduled import S0A, S00, S01, S1A, S11, SAA, V0, V1, VA, Walk, scheduled_settings, unshared
 from mcnqm.domains import MOST_STEPS
 from mcnqm.problems import NoisyQuadratic, check_problem
 from mcnqm.provenance import recorded
@@ -123,8 +123,8 @@ def risk(
     check_answer(settings, records=at.size)
     flat = np.empty((settings.size, at.size))
     apart = rises(problem)
-    for members, course in courses_of(settings, optimizer.nesterov, apart=apart) if settings.schedules else []:
-        bias, variance = Walk(problem, course).along(at)
+    for members, setting in scheduled_settings(settings, optimizer.nesterov, apart=apart) if settings.schedules else []:
+        bias, variance = Walk(problem, setting).along(at)
         flat[members] = bias + variance / unshared(settings, apart)[members, None]
     for members, values in [] if settings.schedules else maps_of(settings):
         linear = linear_map(problem, optimizer.nesterov, values["momentum"] > 0, values)
@@ -209,8 +209,10 @@ def moments(
     names = moment_attrs(buffer, average is not None)
     check_answer(settings, records=at.size, coordinates=max(wanted.size, distinct.size), variables=len(names))
     found = {name: np.empty(shape) for name in names}
-    for members, course in courses_of(settings, optimizer.nesterov, buffer, apart=apart) if settings.schedules else []:
-        states = Walk(part, course).states(at)
+    for members, setting in (
+        scheduled_settings(settings, optimizer.nesterov, buffer, apart=apart) if settings.schedules else []
+    ):
+        states = Walk(part, setting).states(at)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             for s in members:
                 noise = np.ones(part.size) if apart else part.noise / unshared(settings)[s]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import check_answer, dataset, selection
 from mcnqm.analytic.linear.maps import linear_settings
-from mcnqm.analytic.linear.scheduled import V0, V1, VA, Walk, courses_of
+from mcnqm.analytic.linear.scheduled import V0, V1, VA, Walk, scheduled_settings
 from mcnqm.domains import integer
 from mcnqm.problems import NoisyQuadratic, check_problem
 from mcnqm.provenance import recorded
@@ -112,10 +112,10 @@ def _scheduled(
 ) -> NDArray[np.float64]:
     """The map of the first `t` steps where they differ, shape (settings, entries, to, of): what starts turn into."""
     power = np.empty((settings.size, problem.size, len(kept), len(kept)))
-    for members, course in courses_of(settings, optimizer.nesterov, 1 in kept):
+    for members, setting in scheduled_settings(settings, optimizer.nesterov, 1 in kept):
         for j, of in enumerate(kept):
             start = (float(of == 0), float(of == 1), float(of == 2))
-            state = Walk(problem, course, start).states(np.array([t]))[0]
+            state = Walk(problem, setting, start).states(np.array([t]))[0]
             power[members, :, :, j] = state[np.array([V0, V1, VA])[kept]].T
     return power
 

@@ -16,7 +16,7 @@ from selection import mostly_slow
 
 import mcnqm
 from mcnqm import SGD, NoisyQuadratic, ParameterError, analytic, averaging, schedules
-from mcnqm.analytic.linear import pace
+from mcnqm.analytic.linear import chunks
 from mcnqm.analytic.linear import scheduled as scheduled_maps
 from mcnqm.schedules import Schedule
 from mcnqm.settings import settings_of
@@ -500,10 +500,10 @@ def test_mean_field_of_many_steps_at_a_time(monkeypatch, lr, batch):
     adam = mcnqm.Adam(lr, beta2=schedules.piecewise([0.99, 0.999], [2000, 1]))
     found = analytic.mean_field.risk(problem, adam, batch, 15_000, record=record).risk.values
     with monkeypatch.context() as patch:
-        patch.setattr(pace, "_EXACT_UNTIL", 10**9)
+        patch.setattr(chunks, "_EXACT_UNTIL", 10**9)
         single = analytic.mean_field.risk(problem, adam, batch, 15_000, record=record).risk.values
     np.testing.assert_allclose(found, single, rtol=1e-3)
-    monkeypatch.setattr(pace.Pace, "chunk", pace.Pace(settings_of(mcnqm.Adam(0.1), 1)).chunk)
+    monkeypatch.setattr(chunks.Chunks, "chunk", chunks.Chunks(settings_of(mcnqm.Adam(0.1), 1)).chunk)
     wrong = analytic.mean_field.risk(problem, adam, batch, 15_000, record=record).risk.values
     assert not (abs(wrong / single - 1) < 1e-3).all()
 
@@ -516,9 +516,9 @@ def test_chunks_are_short_after_a_jump(monkeypatch):
         return analytic.mean_field.risk(problem, adam, batch, 9216, record=record).risk.values
 
     found = run()
-    monkeypatch.setattr(pace.Pace, "_age", lambda self, t: t)
+    monkeypatch.setattr(chunks.Chunks, "_age", lambda self, t: t)
     long = run()
-    monkeypatch.setattr(pace, "_EXACT_UNTIL", 10**9)
+    monkeypatch.setattr(chunks, "_EXACT_UNTIL", 10**9)
     single = run()
     np.testing.assert_allclose(found, single, rtol=1e-3)
     assert abs(long / single - 1).max() > 2e-3

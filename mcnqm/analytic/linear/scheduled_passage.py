@@ -32,7 +32,7 @@ from mcnqm.analytic.linear.ladder import (
 )
 from mcnqm.analytic.linear.lifted_passage import rising_passage
 from mcnqm.analytic.linear.passage_bounds import Goal, Motion, lower_bound, motion_of, roots_of
-from mcnqm.analytic.linear.scheduled import COUNTING, STEPWISE, Course, Piece, Walk, stretch_map
+from mcnqm.analytic.linear.scheduled import COUNTING, STEPWISE, Piece, ScheduledSetting, Walk, stretch_map
 from mcnqm.problems import NoisyQuadratic
 
 __all__ = ["first_passages"]
@@ -43,16 +43,18 @@ _FIRST_LOOK, _LONGEST_LOOK = 256, 2**13
 """Steps that are taken before their risks are compared, at first and at most."""
 
 
-def first_passages(problem: NoisyQuadratic, course: Course, batch_size: Array, target: Array, last: int) -> Array:
+def first_passages(
+    problem: NoisyQuadratic, setting: ScheduledSetting, batch_size: Array, target: Array, last: int
+) -> Array:
     """First step at or below each target, inf if there is none up to `last`.
 
-    `batch_size` divides what `course` knows of noise, and like `target` has one entry per setting that shares it.
+    `batch_size` divides what `setting` knows of noise, and like `target` has one entry per setting that shares it.
     """
-    walk = Walk(problem, course)
+    walk = Walk(problem, setting)
     answer = np.full(target.size, np.inf)
     bias, variance = walk.risk()
     answer[bias + variance / batch_size <= target] = 0.0
-    for piece in course.plan(0, last):
+    for piece in setting.plan(0, last):
         open_ = np.flatnonzero(np.isinf(answer))
         if open_.size == 0:
             break
@@ -88,18 +90,18 @@ def _growing(piece: Piece) -> list[tuple[int, int]]:
 
 def _in_stretch(walk: Walk, piece: Piece, batch_size: float, target: float) -> float:
     """First passage after the start of a piece and up to its end, inf if none."""
-    course = walk.course
+    setting = walk.setting
     step, into, _ = stretch_map(walk, piece)
     vector, noise = into(walk.state)
     columns = np.concatenate([vector[np.newaxis, :, 0], roots_of(noise[:, :, 0])])  # (vectors, entries, size)
     weights = np.concatenate([walk.weights[:1], np.repeat(walk.weights[1:] / batch_size, step.matrix.shape[0], axis=0)])
-    gamma = float(course.table(piece.start, piece.start + 1)[2, 0])
+    gamma = float(setting.table(piece.start, piece.start + 1)[2, 0])
     motion = Motion(*map(blocked, motion_of(walk, piece, step)))
     n, length = step.matrix.shape[0], piece.stop - piece.start
-    counted = course.counted(piece.start) if piece.form == COUNTING else -1
+    counted = setting.counted(piece.start) if piece.form == COUNTING else -1
     step = StepMap(*map(blocked, step))
     goal = Goal(target, length, gamma, counted)
-    start, share, readout = blocked(_doubled(columns)), blocked(weights), n - 1 if course.averaged else 0
+    start, share, readout = blocked(_doubled(columns)), blocked(weights), n - 1 if setting.averaged else 0
     after = _search(step, motion, start, share, readout, goal, empty_ladder(step, length))
     return piece.start + after if after > 0 else np.inf
 
