@@ -20,7 +20,7 @@ from rich.progress import (
 
 from mcnqm.errors import ParameterError
 
-__all__ = ["Meter", "NoMeter", "RichMeter", "meter_of"]
+__all__ = ["Meter", "NoMeter", "PartMeter", "RichMeter", "meter_of"]
 
 
 class Meter(Protocol):
@@ -47,6 +47,32 @@ class NoMeter:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+class PartMeter:
+    """Progress of one part of a longer work, told to the meter of the whole, where it counts 1.
+
+    Parameters
+    ----------
+    whole : Meter
+        Started and closed by who has all parts.
+    """
+
+    def __init__(self, whole: Meter) -> None:
+        self._whole = whole
+        self._total = math.nan
+
+    def start(self, total: float, label: str) -> None:
+        """Note how much work the part is."""
+        self._total = total
+
+    def advance(self, amount: float) -> None:
+        """Tell the whole."""
+        if self._total > 0:
+            self._whole.advance(amount / self._total)
+
+    def close(self) -> None:
+        """Do nothing: the whole goes on."""
 
 
 class RichMeter:

@@ -2,55 +2,55 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
-import os
 import re
-import sys
 from typing import Any
 
 import numpy as np
 
 from mcnqm.cli.curves import parse_value, words_of
+from mcnqm.cli.imports import imported
 from mcnqm.domains import positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import named_optimizers
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import Problem
 from mcnqm.schedules import Schedule
 from mcnqm.studies.contenders import CONTENDERS, Contender
 
-__all__ = ["check_target", "expanded", "parse_contender", "parse_optimizer"]
+__all__ = ["check_target", "expanded", "parse_contenders", "parse_optimizer"]
 
 _SPEC = 'look like "adam lr=1e-3 beta2=0.99"'
 
 
-def check_target(target: float, problem: NoisyQuadratic) -> None:
+def check_target(target: float, problem: Problem) -> None:
     """Raise `ParameterError` for a target that needs no optimizer: at or above the risk at the start."""
     positive.check("target", target)
     if target >= problem.initial_risk:
         raise ParameterError("target", target, f"be below the risk at the start, {problem.initial_risk:.4g}")
 
 
-def parse_contender(text: str) -> tuple[str, Contender]:
-    """A contender of a scaling study by name, or an optimizer whose rate is to be tuned; its label first.
+def parse_contenders(text: str) -> dict[str, Contender]:
+    """A contender of a scaling study by name, or optimizers whose rate is to be tuned, one for each point of a sweep.
 
     Examples
     --------
-    >>> parse_contender("adam")[0], parse_contender("adam beta2=0.99")[1].optimizer.beta2
-    ('adam', 0.99)
+    >>> list(parse_contenders("adam")), list(parse_contenders("sgd precondition=0,0.5"))
+    (['adam'], ['sgd precondition=0', 'sgd precondition=0.5'])
     """
     if text in CONTENDERS:
-        return text, CONTENDERS[text]
+        return {text: CONTENDERS[text]}
     words = words_of(text)
     if not words:
         raise ParameterError("optimizer", text, _SPEC)
     if any(word.startswith("lr=") for word in words[1:]):
         raise ParameterError("optimizer", text, "leave out lr, which is tuned")
-    optimizer = parse_optimizer(f"{text} lr=1")
-    for name, value in optimizer._asdict().items():
-        if np.ndim(value) or isinstance(value, Schedule):
-            raise ParameterError(name, value, "be a scalar in a scaling study")
-    return text, Contender(optimizer)
+    found = {}
+    for label, optimizer in expanded(f"{text} lr=1").items():
+        for name, value in optimizer._asdict().items():
+            if isinstance(value, Schedule):
+                raise ParameterError(name, value, "be the same at every step in a scaling study")
+        found[label.removesuffix(" lr=1")] = Contender(optimizer)
+    return found
 
 
 def parse_optimizer(text: str) -> Any:
@@ -130,14 +130,7 @@ def _with_scale(word: str, chosen: dict[str, float]) -> str:
 
 def _class_of(name: str) -> type:
     if ":" in name:
-        module, _, attribute = name.partition(":")
-        if "" not in sys.path and os.getcwd() not in sys.path:  # `python -m` has it, an installed script does not
-            sys.path.insert(0, os.getcwd())
-        try:
-            found = getattr(importlib.import_module(module), attribute)
-        except (Exception, SystemExit) as error:  # a module may raise anything as it is imported
-            why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise ParameterError("optimizer", name, f"be importable ({why})") from None
+        found = imported("optimizer", name)
         if not (isinstance(found, type) and hasattr(found, "_switches")):
             raise ParameterError("optimizer", name, "be made with mcnqm.hyperparameters")
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,11 +10,16 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from mcnqm.domains import integer
+from mcnqm.cli.curves import parse_numbers, words_of
+from mcnqm.cli.imports import imported
+from mcnqm.domains import integer, nonnegative
 from mcnqm.errors import ParameterError
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import DoubleWell, Landscape, NoisyQuadratic, Problem, QuarticWell
 
-__all__ = ["Dim", "Exponent", "InitialStd", "NoiseExponent", "Spectrum", "problem_of", "read_spectrum"]
+__all__ = [
+    "Dim", "Exponent", "InitialStd", "LandscapeSpec", "NoiseDf", "NoiseExponent", "NoiseSlope", "Spectrum",
+    "any_problem_of", "parse_landscape", "problem_of", "read_spectrum",
+]  # fmt: skip
 
 _COLUMNS = ("curvature", "noise", "initial_mean", "initial_std")
 
@@ -34,6 +40,29 @@ Spectrum = Annotated[
         show_default=False,
     ),
 ]
+NoiseSlope = Annotated[
+    float | None,
+    typer.Option(
+        help="How fast noise rises with the parameter: per-example variance c + s θ², s = SLOPE × h.  [default: 0.0]",
+        show_default=False,
+    ),
+]
+NoiseDf = Annotated[
+    float | None,
+    typer.Option(help="Student's t noise with so many degrees of freedom, > 2. Default: Gaussian.", show_default=False),
+]
+LandscapeSpec = Annotated[
+    str | None,
+    typer.Option(
+        "--landscape",
+        metavar="SPEC",
+        help='Instead of a quadratic: "double_well noise=12 start=sharp dim=10", "quartic_well quartic=2", or your own '
+        "as module:Class. A value may be a list, one number per coordinate.",
+        show_default=False,
+    ),
+]
+
+_LANDSCAPES: dict[str, Any] = {"double_well": DoubleWell, "quartic_well": QuarticWell}
 
 
 def problem_of(
@@ -43,19 +72,125 @@ def problem_of(
     noise_exponent: float | None,
     initial_std: float | None,
     spectrum: Path | None,
+    noise_slope: float | None = None,
+    noise_df: float | None = None,
 ) -> NoisyQuadratic:
-    """The problem that the options of a command describe."""
+    """The quadratic that the options of a command describe."""
     std: dict[str, Any] = {} if initial_std is None else {"initial_std": initial_std}
     if spectrum is None:
         n = integer("dim", default_dim if dim is None else dim, 1)
-        return NoisyQuadratic.power_law(n, 1.0 if exponent is None else exponent, noise_exponent=noise_exponent, **std)
-    for name, value in (("dim", dim), ("exponent", exponent), ("noise_exponent", noise_exponent)):
+        plain = NoisyQuadratic.power_law(n, 1.0 if exponent is None else exponent, noise_exponent=noise_exponent, **std)
+    else:
+        for name, value in (("dim", dim), ("exponent", exponent), ("noise_exponent", noise_exponent)):
+            if value is not None:
+                raise ParameterError(name, value, "be left out with --spectrum, which says it")
+        columns: dict[str, Any] = dict(read_spectrum(spectrum))
+        if std and "initial_std" in columns:
+            raise ParameterError("initial_std", initial_std, "be left out where the file of --spectrum has it")
+        plain = NoisyQuadratic(**{**columns, **std})
+    if noise_slope is None and noise_df is None:
+        return plain
+    slope = float(nonnegative.check("noise_slope", 0.0 if noise_slope is None else noise_slope))
+    return NoisyQuadratic(
+        plain.curvature,
+        plain.noise,
+        plain.initial_mean,
+        plain.initial_std,
+        multiplicative_noise=slope * plain.curvature,
+        noise_df=noise_df,
+    )
+
+
+def any_problem_of(
+    landscape: str | None,
+    default_dim: int,
+    dim: int | None,
+    exponent: float | None,
+    noise_exponent: float | None,
+    initial_std: float | None,
+    spectrum: Path | None,
+    noise_slope: float | None,
+    noise_df: float | None,
+) -> Problem:
+    """The problem that the options of a command describe, where it may be a landscape."""
+    if landscape is None:
+        return problem_of(default_dim, dim, exponent, noise_exponent, initial_std, spectrum, noise_slope, noise_df)
+    others = {
+        "dim": dim, "exponent": exponent, "noise_exponent": noise_exponent, "initial_std": initial_std,
+        "spectrum": spectrum, "noise_slope": noise_slope, "noise_df": noise_df,
+    }  # fmt: skip
+    for name, value in others.items():
         if value is not None:
-            raise ParameterError(name, value, "be left out with --spectrum, which says it")
-    columns: dict[str, Any] = dict(read_spectrum(spectrum))
-    if std and "initial_std" in columns:
-        raise ParameterError("initial_std", initial_std, "be left out where the file of --spectrum has it")
-    return NoisyQuadratic(**{**columns, **std})
+            raise ParameterError(name, value, "be left out with --landscape, which is no quadratic")
+    return parse_landscape(landscape)
+
+
+def parse_landscape(text: str) -> Problem:
+    """A landscape from its name and ``field=value`` pairs; ``module:Class`` imports one of your own.
+
+    Examples
+    --------
+    >>> parse_landscape("double_well start=wide dim=2").dim
+    2
+    >>> parse_landscape("double_well depth=1")
+    Traceback (most recent call last):
+        ...
+    mcnqm.errors.ParameterError: landscape must have fields among sharp, wide, ..., got 'double_well depth=1'
+    """
+    words = words_of(text)
+    if not words:
+        raise ParameterError("landscape", text, 'look like "double_well noise=12 start=sharp"')
+    kind = _kind_of(words[0])
+    if isinstance(kind, Problem) and not words[1:]:
+        return kind
+    fields = _fields_of(kind)
+    values: dict[str, Any] = {}
+    for word in words[1:]:
+        name, equals, value = word.partition("=")
+        if not equals or name not in fields:
+            raise ParameterError("landscape", text, f"have fields among {', '.join(fields)}")
+        if name in values:
+            raise ParameterError("landscape", text, f"give {name} once")
+        values[name] = _value(name, value)
+    missing = [name for name, needed in fields.items() if needed and name not in values]
+    if missing:
+        raise ParameterError("landscape", text, f"give {', '.join(missing)}")
+    made: Problem = kind(**values)
+    return made
+
+
+def _kind_of(name: str) -> Any:
+    """A class of landscapes, or a problem that a module holds ready."""
+    if ":" not in name:
+        if name not in _LANDSCAPES:
+            raise ParameterError("landscape", name, f"be one of {', '.join(_LANDSCAPES)} or module:Class")
+        return _LANDSCAPES[name]
+    found = imported("landscape", name)
+    if not (isinstance(found, Problem) or (isinstance(found, type) and issubclass(found, Landscape))):
+        raise ParameterError("landscape", name, "be made with mcnqm.landscape")
+    return found
+
+
+def _fields_of(kind: Any) -> dict[str, bool]:
+    """What a class of landscapes can be given, and whether it must be."""
+    if isinstance(kind, Problem):
+        return {}
+    named = inspect.signature(kind).parameters.values()
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    own = {one.name: one.default is one.empty for one in named if one.kind in plain}
+    if any(one.kind is one.VAR_KEYWORD for one in named):  # the numbers of its NamedTuple
+        defaults = kind.Numbers._field_defaults
+        return {name: name not in defaults for name in kind.Numbers._fields} | own
+    return own
+
+
+def _value(name: str, text: str) -> Any:
+    """A number or several, whole where they are; or, of a start, the name of a well."""
+    if name == "start" and text.isidentifier() and text not in ("inf", "nan"):
+        return text
+    numbers = np.asarray(parse_numbers(name, text))
+    whole = name in ("dim", "multiplicity") and bool((numbers == np.floor(numbers)).all())
+    return (numbers.astype(np.int64) if whole else numbers)[()]
 
 
 def read_spectrum(path: Path) -> dict[str, NDArray[np.float64]]:

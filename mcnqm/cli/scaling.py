@@ -11,10 +11,21 @@ import xarray as xr
 from rich.console import Console
 
 from mcnqm.checkpoint import Checkpoint
+from mcnqm.cli.curves import parse_numbers
 from mcnqm.cli.interrupts import said_on_interruption
 from mcnqm.cli.outputs import Force, check_outputs, deliver
-from mcnqm.cli.parsing import check_target, parse_contender
-from mcnqm.cli.problems import Dim, Exponent, InitialStd, NoiseExponent, Spectrum, problem_of
+from mcnqm.cli.parsing import check_target, parse_contenders
+from mcnqm.cli.problems import (
+    Dim,
+    Exponent,
+    InitialStd,
+    LandscapeSpec,
+    NoiseDf,
+    NoiseExponent,
+    NoiseSlope,
+    Spectrum,
+    any_problem_of,
+)
 from mcnqm.cli.tables import Column, print_side_by_side
 from mcnqm.domains import integer
 from mcnqm.engine.executor import Pool
@@ -23,6 +34,7 @@ from mcnqm.flags import explanations
 from mcnqm.plots.wording import three_digits
 from mcnqm.progress import RichMeter
 from mcnqm.studies.scaling import ScalingConfig, cells_of, examples_of_bounds, run
+from mcnqm.studies.several import ALONG, Parts, configs_of, members, run_each
 
 __all__ = ["scaling_command"]
 
@@ -37,7 +49,7 @@ def scaling_command(
             "-o",
             metavar="NAME",
             help="sgd, momentum, nesterov, momentum-tuned, adam, adam-tuned, adam-examples, rmsprop, lion; or fixed "
-            'hyperparameters, the rate being tuned: "adam beta2=0.99". Repeat for several. '
+            'hyperparameters, the rate being tuned: "adam beta2=0.99", "sgd precondition=0,0.5,1". Repeat for several. '
             "Default: sgd, momentum, adam.",
         ),
     ] = None,
@@ -46,8 +58,11 @@ def scaling_command(
     noise_exponent: NoiseExponent = None,
     initial_std: InitialStd = None,
     spectrum: Spectrum = None,
+    noise_slope: NoiseSlope = None,
+    noise_df: NoiseDf = None,
+    landscape: LandscapeSpec = None,
     doublings: Annotated[int, typer.Option(help="Batch sizes 1, 2, 4, ... 2**doublings.")] = 16,
-    target: Annotated[float, typer.Option(help="Risk to reach.")] = _DEFAULT.target,
+    target: Annotated[str, typer.Option(help="Risk to reach, or a list: a study of each.")] = f"{_DEFAULT.target:g}",
     trajectories: Annotated[int, typer.Option("--trajectories", "-r", help="Of each replicate.")] = (
         _DEFAULT.trajectories
     ),
@@ -66,27 +81,41 @@ def scaling_command(
     where there is one. Reports the slope of log rate against log batch size in the small-batch regime and the critical
     batch size. An interrupted study continues with the same command.
     """
-    contenders = dict(parse_contender(text) for text in optimizer) if optimizer else _DEFAULT.contenders
+    contenders = dict(_DEFAULT.contenders)
+    if optimizer:
+        contenders = {label: one for text in optimizer for label, one in parse_contenders(text).items()}
+    targets = np.atleast_1d(parse_numbers("target", target)).tolist()
     config = ScalingConfig(
-        problem=problem_of(1000, dim, exponent, noise_exponent, initial_std, spectrum),
+        problem=any_problem_of(
+            landscape, 1000, dim, exponent, noise_exponent, initial_std, spectrum, noise_slope, noise_df
+        ),
         contenders=contenders,
         batch_sizes=tuple(2**k for k in range(integer("doublings", doublings, 0, 40) + 1)),
-        target=target,
+        target=targets[0],
         trajectories=trajectories,
         replicates=replicates,
         seed=seed,
     )
-    check_target(target, config.problem)
-    _check_reach(config)
+    each = configs_of(config, targets, None)
+    for one in each.values():
+        check_target(one.target, one.problem)
+        _check_reach(one)
     check_outputs(output, figure, force)
     Pool(threads=threads)  # refused before there is a folder
-    parts = Checkpoint(output.with_name(output.name + ".parts"), config.to_dict())
+    folder = output.with_name(output.name + ".parts")
+    parts = Checkpoint(folder, config.to_dict()) if len(each) == 1 else Parts(folder, each)
     with parts:
-        said_on_interruption.append(f"Finished cells are kept in {parts.folder}; the same command continues.")
-        study = run(config, checkpoint=parts, threads=threads, meter=RichMeter())
+        said_on_interruption.append(f"Finished cells are kept in {folder}; the same command continues.")
+        if isinstance(parts, Checkpoint):
+            study = run(config, checkpoint=parts, threads=threads, meter=RichMeter())
+        else:
+            study = run_each(config, targets=targets, checkpoint=parts, threads=threads, meter=RichMeter())
 
         def saved() -> None:
-            parts.remove(cells_of(config))
+            if isinstance(parts, Checkpoint):
+                parts.remove(cells_of(config))
+            else:
+                parts.remove()
             said_on_interruption.clear()
 
         deliver(study, output, figure, _draw, _show, saved=saved)
@@ -96,7 +125,7 @@ def _check_reach(config: ScalingConfig) -> None:
     """Raise `ParameterError` if at no batch size any optimizer can reach the target before the study gives up."""
     largest = config.batch_sizes[-1]
     fewest = examples_of_bounds(config.problem, config.target)["bayes_bound"] / largest
-    if fewest > config.max_steps:
+    if fewest > config.max_steps:  # of a problem whose bounds are not known, NaN, nothing is refused
         allowed = (
             f"be one that can be reached: at batch size {largest} no optimizer needs fewer than {fewest:.3g} steps, "
             f"and the study gives up at {config.max_steps}"
@@ -106,13 +135,15 @@ def _check_reach(config: ScalingConfig) -> None:
 
 def _draw(study: xr.Dataset) -> Any:
     from mcnqm.plots.scaling import plot_scaling  # noqa: PLC0415 - Matplotlib takes a second to import
+    from mcnqm.plots.several import plot_several  # noqa: PLC0415
 
-    return plot_scaling(study)
+    return (plot_several if set(ALONG) & set(study.dims) else plot_scaling)(study)
 
 
 def _show(study: xr.Dataset, console: Console) -> None:
-    _show_cells(study, console)
-    _show_summary(study, console)
+    for _, one in members(study):
+        _show_cells(one, console)
+        _show_summary(one, console)
 
 
 def _show_cells(study: xr.Dataset, console: Console) -> None:

@@ -13,7 +13,17 @@ from rich.console import Console
 from mcnqm.cli.curves import parse_average, parse_numbers, parse_value, parse_whole, words_of
 from mcnqm.cli.outputs import Force, check_outputs, deliver
 from mcnqm.cli.parsing import expanded, parse_optimizer
-from mcnqm.cli.problems import Dim, Exponent, InitialStd, NoiseExponent, Spectrum, problem_of
+from mcnqm.cli.problems import (
+    Dim,
+    Exponent,
+    InitialStd,
+    LandscapeSpec,
+    NoiseDf,
+    NoiseExponent,
+    NoiseSlope,
+    Spectrum,
+    any_problem_of,
+)
 from mcnqm.cli.tables import Column, print_table, width_of
 from mcnqm.domains import choice, integer
 from mcnqm.errors import ParameterError
@@ -50,6 +60,9 @@ def simulate_command(
     noise_exponent: NoiseExponent = None,
     initial_std: InitialStd = None,
     spectrum: Spectrum = None,
+    noise_slope: NoiseSlope = None,
+    noise_df: NoiseDf = None,
+    landscape: LandscapeSpec = None,
     seed: Annotated[int, typer.Option(help="0 to 2**64 - 1; the same seed gives the same bits.")] = 0,
     minibatch: Annotated[
         str, typer.Option(help="exact: the averaged gradient's law; per_example: average B drawn gradients.")
@@ -83,7 +96,9 @@ def simulate_command(
 
     Optimizers compared in one call see the same noise. Diverged runs are reported as inf.
     """
-    problem = problem_of(1000, dim, exponent, noise_exponent, initial_std, spectrum)
+    problem = any_problem_of(
+        landscape, 1000, dim, exponent, noise_exponent, initial_std, spectrum, noise_slope, noise_df
+    )
     chosen = _optimizers(optimizer) if optimizer else dict(DEFAULT_OPTIMIZERS)
     batch = parse_value("batch_size", batch_size)
     options: dict[str, Any] = {

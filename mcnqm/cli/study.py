@@ -10,6 +10,7 @@ import typer
 import xarray as xr
 from rich.console import Console
 
+from mcnqm._version import __version__
 from mcnqm.checkpoint import Checkpoint
 from mcnqm.cli.interrupts import said_on_interruption
 from mcnqm.cli.outputs import Force, check_outputs, deliver
@@ -102,7 +103,8 @@ def study_command(
         result = study.module.run(config, meter=RichMeter(), **how)
         deliver(result, None, figure, study.draw, show)
         return
-    parts = Checkpoint(output.with_name(output.name + ".parts"), {"study": name, **config.to_dict()})
+    decides = {"study": name, **config.to_dict(), "mcnqm_version": __version__}
+    parts = Checkpoint(output.with_name(output.name + ".parts"), decides)
     with parts:
         said_on_interruption.append(f"Finished parts are kept in {parts.folder}; the same command continues.")
         result = study.module.run(config, checkpoint=parts, meter=RichMeter(), **how)

@@ -13,7 +13,7 @@ from rich.table import Table
 from mcnqm import averaging
 from mcnqm.cli.curves import parse_numbers
 from mcnqm.cli.parsing import parse_optimizer
-from mcnqm.cli.problems import Dim, Exponent, InitialStd, NoiseExponent, Spectrum, problem_of
+from mcnqm.cli.problems import Dim, Exponent, InitialStd, NoiseDf, NoiseExponent, NoiseSlope, Spectrum, problem_of
 from mcnqm.cli.tables import console_of
 from mcnqm.comparison import agreement
 from mcnqm.errors import ParameterError
@@ -92,6 +92,8 @@ def verify_command(
     noise_exponent: NoiseExponent = None,
     initial_std: InitialStd = None,
     spectrum: Spectrum = None,
+    noise_slope: NoiseSlope = None,
+    noise_df: NoiseDf = None,
     seed: Annotated[int, typer.Option(help="Try another: the false-alarm rate says how often it may fail.")] = 0,
     error_rate: Annotated[float, typer.Option(help="Chance that any of the rows is a false alarm.")] = 1e-3,
 ) -> None:
@@ -102,7 +104,7 @@ def verify_command(
     Then averages of the iterates, with their means and variances, noise that rises with the parameter, Student's t and
     landscapes, where expectations are compared. Exits with 1 if any disagrees.
     """
-    problem = problem_of(200, dim, exponent, noise_exponent, initial_std, spectrum)
+    problem = problem_of(200, dim, exponent, noise_exponent, initial_std, spectrum, noise_slope, noise_df)
     chosen = {text: parse_optimizer(text) for text in optimizer} if optimizer else LINEAR_OPTIMIZERS
     for text, one in chosen.items():
         swept = [name for name, value in one._asdict().items() if np.ndim(value)]

@@ -17,7 +17,10 @@ from mcnqm.plots.style import COLOURS, decades, ink, new_figure
 from mcnqm.plots.views import check_runs
 from mcnqm.plots.wording import three_digits
 
-__all__ = ["plot_scaling"]
+__all__ = [
+    "few_decades", "key_of", "limits_of_steps", "name_of_rate", "octaves", "plot_scaling", "points", "theory_line",
+    "theory_of_line",
+]  # fmt: skip
 
 Array = NDArray[np.float64]
 
@@ -83,11 +86,11 @@ def plot_scaling(study: xr.Dataset) -> Figure:
         marker, factor = _MARKERS[rank % len(_MARKERS)]
         size = factor * np.linspace(_LARGEST, _SMALLEST, max(len(labels), 3))[rank]
         look = {"color": COLOURS[rank % len(COLOURS)], "marker": marker, "markersize": size}
-        _points(left, one, "steps", look, f"{label}: {_critical(one)}")
-        _points(right, one, "effective_lr", look, f"{label}: {_slope(one)}")
-        style = "--" if _theory(one) == "mean field" else "-"
-        _line(left, batch, one["analytic_steps"].values, color=look["color"], linestyle=style)
-        _line(right, batch, one["analytic_effective_lr"].values, color=look["color"], linestyle=style)
+        points(left, one, "steps", look, f"{label}: {_critical(one)}")
+        points(right, one, "effective_lr", look, f"{label}: {_slope(one)}")
+        style = "--" if theory_of_line(one) == "mean field" else "-"
+        theory_line(left, batch, one["analytic_steps"].values, color=look["color"], linestyle=style)
+        theory_line(right, batch, one["analytic_effective_lr"].values, color=look["color"], linestyle=style)
         limits = float(one["S_min"]), float(one["E_min"])
         if not np.isfinite(one["analytic_steps"].values).any() and np.isfinite(limits).all():
             fine = np.geomspace(batch[0], batch[-1], 200)
@@ -95,22 +98,22 @@ def plot_scaling(study: xr.Dataset) -> Figure:
             left.plot(fine, limits[0] + limits[1] / fine, ":", color=look["color"], linewidth=1.4, zorder=2)
 
     left.set_ylabel("steps to target")
-    right.set_ylabel(_name_of_rate(study))
-    _limits(left, study)
+    right.set_ylabel(name_of_rate(study))
+    limits_of_steps(left, study)
     for axes in (left, right):
         decades(axes, "y")
-        _octaves(axes, batch)
+        octaves(axes, batch)
         axes.set_xlabel("batch size (examples)")
         axes.legend(fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, handletextpad=0.3)
-        _few_decades(axes)
+        few_decades(axes)
     _bounds(left, study, batch)
     _triangles(left, study, batch)
-    key = _key(study)
-    figure.legend(handles=key, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
+    figure.legend(handles=key_of(study), loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
     return figure
 
 
-def _points(axes: Axes, one: xr.Dataset, name: str, look: dict[str, Any], label: str) -> None:
+def points(axes: Axes, one: xr.Dataset, name: str, look: dict[str, Any], label: str) -> None:
+    """Simulated numbers of one optimizer with bars of two standard errors, and an entry in the legend."""
     batch, value = one["batch_size"].values.astype(float), one[name].values
     error = 2.0 * one[f"{name}_stderr"].values
     regime, edge = one["in_regime"].values.astype(bool), one["at_edge"].values.astype(bool)
@@ -143,12 +146,14 @@ def _doubtful(study: xr.Dataset) -> NDArray[np.bool_]:
     return np.asarray((study["flags"].values & ~int(Flag.AT_EDGE)) != 0)
 
 
-def _line(axes: Axes, batch: Array, value: Array, **look: Any) -> None:
+def theory_line(axes: Axes, batch: Array, value: Array, **look: Any) -> None:
+    """A theory's numbers, where it has any."""
     seen = np.isfinite(value)
     axes.plot(batch[seen], value[seen], linewidth=1.3, zorder=2, **look)
 
 
-def _octaves(axes: Axes, batch: Array) -> None:
+def octaves(axes: Axes, batch: Array) -> None:
+    """An axis of batch sizes."""
     axes.set_xscale("log", base=2)
     # About nine labels whatever the range, at even distances.
     every = max(1, round(float(np.log2(batch[-1] / batch[0])) / 8))
@@ -159,7 +164,7 @@ def _octaves(axes: Axes, batch: Array) -> None:
     axes.set_xlim(batch[0] / 1.5, batch[-1] * 1.5)
 
 
-def _few_decades(axes: Axes) -> None:
+def few_decades(axes: Axes) -> None:
     """Label 2 and 5 as well where a reader would see fewer than two decades."""
     low, high = np.log10(axes.get_ylim())
     if np.floor(high) - np.ceil(low) < 1:
@@ -167,7 +172,7 @@ def _few_decades(axes: Axes) -> None:
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
 
 
-def _limits(axes: Axes, study: xr.Dataset) -> None:
+def limits_of_steps(axes: Axes, study: xr.Dataset) -> None:
     """Limits from the steps, not from where the bounds end."""
     axes.set_yscale("log")
     both = np.concatenate([study[name].values.ravel() for name in ("steps", "analytic_steps")])
@@ -176,7 +181,7 @@ def _limits(axes: Axes, study: xr.Dataset) -> None:
         axes.set_ylim(both.min() / 3.0, both.max() * 1.6)
 
 
-def _name_of_rate(study: xr.Dataset) -> str:
+def name_of_rate(study: xr.Dataset) -> str:
     """What the right panel shows: "effective" where some optimizer's rate is not the one that was set."""
     if "lr" in study:
         known = np.isfinite(study["lr"].values)
@@ -234,7 +239,7 @@ def _triangles(axes: Axes, study: xr.Dataset, batch: Array) -> None:
         axes.plot([value], [height], "v", color=color, markersize=9, markeredgecolor=ink(), zorder=5)
 
 
-def _key(study: xr.Dataset) -> list[Line2D]:
+def key_of(study: xr.Dataset) -> list[Line2D]:
     """What marks and lines mean, in the color of the text."""
     tone = ink()
 
@@ -246,7 +251,7 @@ def _key(study: xr.Dataset) -> list[Line2D]:
         mark("simulated, beyond that", marker="o", markersize=6, markerfacecolor="none"),
     ]
     known = np.isfinite(study["analytic_steps"].values).any(axis=1)
-    kinds = [_theory(study.isel(optimizer=k)) for k in range(study.sizes["optimizer"])]
+    kinds = [theory_of_line(study.isel(optimizer=k)) for k in range(study.sizes["optimizer"])]
     if any(k and kind == "exact" for k, kind in zip(known, kinds, strict=True)):
         found.append(mark("exact", linestyle="-"))
     fields = [k for k in np.flatnonzero(known) if kinds[k] == "mean field"]
@@ -264,7 +269,8 @@ def _key(study: xr.Dataset) -> list[Line2D]:
     return found
 
 
-def _theory(one: xr.Dataset) -> str:
+def theory_of_line(one: xr.Dataset) -> str:
+    """Which theory an optimizer has: exact, mean field or none."""
     return str(one["theory"].values) if "theory" in one.coords else "exact"
 
 

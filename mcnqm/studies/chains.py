@@ -16,7 +16,7 @@ from typing import Any
 
 from mcnqm.checkpoint import Checkpoint
 from mcnqm.engine import CancellableExecutor, ExecutorClosed, Pool
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import Problem
 from mcnqm.progress import Meter
 from mcnqm.studies.contenders import Contender
 from mcnqm.tuning.routes import Route, SimulatedRoute, theory_of
@@ -192,7 +192,7 @@ def _families(contenders: Mapping[str, Contender]) -> list[list[str]]:
     return list(families.values())
 
 
-def theory_at(problem: NoisyQuadratic, contender: Contender) -> Callable[[NoisyQuadratic, float, float], Route] | None:
+def theory_at(problem: Problem, contender: Contender) -> Callable[[Any, float, float], Route] | None:
     """The theory for a contender whose rate alone is tuned."""
     return theory_of(problem, contender.optimizer) if len(contender.search) == 1 else None
 

@@ -11,7 +11,7 @@ import xarray as xr
 
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Adam, Number, numeric_fields
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import Problem
 from mcnqm.provenance import records_itself
 from mcnqm.settings import settings_of
 from mcnqm.simulation import simulate
@@ -28,7 +28,7 @@ DEFAULT_OPTIMIZERS: dict[str, Any] = {
 
 @records_itself("mcnqm.studies.comparison.compare")
 def compare(
-    problem: NoisyQuadratic,
+    problem: Problem,
     optimizers: Mapping[str, Any],
     batch_size: Number,
     steps: int,
@@ -38,7 +38,7 @@ def compare(
 
     Parameters
     ----------
-    problem : NoisyQuadratic
+    problem : NoisyQuadratic or landscape
     optimizers : mapping of str to optimizer
         Label to optimizer. With more than one, hyperparameters must be scalar or follow the batch size.
     batch_size : Number

@@ -28,7 +28,7 @@ from mcnqm.engine import Pool
 from mcnqm.errors import ParameterError
 from mcnqm.fits import log_slope, small_batch_regime, tradeoff
 from mcnqm.flags import flag_attrs
-from mcnqm.problems import NoisyQuadratic
+from mcnqm.problems import NoisyQuadratic, Problem, check_any_problem
 from mcnqm.progress import Meter, NoMeter
 from mcnqm.provenance import recorded
 from mcnqm.statistics import BOUNDS
@@ -57,7 +57,8 @@ class ScalingConfig:
 
     Attributes
     ----------
-    problem : NoisyQuadratic
+    problem : NoisyQuadratic or landscape
+        Bounds are NaN unless its noise is additive and normal.
     contenders : dict of str to Contender
         Label to optimizer and search.
     batch_sizes : tuple of int
@@ -71,7 +72,7 @@ class ScalingConfig:
         Where to give up.
     """
 
-    problem: NoisyQuadratic = field(default_factory=lambda: NoisyQuadratic.power_law(1000))
+    problem: Problem = field(default_factory=lambda: NoisyQuadratic.power_law(1000))
     contenders: Mapping[str, Contender] = field(default_factory=_default)
     batch_sizes: tuple[int, ...] = tuple(2**k for k in range(17))
     target: float = 0.01
@@ -81,6 +82,7 @@ class ScalingConfig:
     max_steps: int = 2**24
 
     def __post_init__(self) -> None:
+        check_any_problem(self.problem)
         increasing("batch_sizes", self.batch_sizes)
         positive.check("target", self.target)
         check_counts(self, trajectories=1, replicates=2, max_steps=1)
@@ -278,7 +280,7 @@ def _labeled(
     )
 
 
-def _theory_name(problem: NoisyQuadratic, contender: Contender) -> str:
+def _theory_name(problem: Problem, contender: Contender) -> str:
     kind = theory_at(problem, contender)
     return "none" if kind is None else "exact" if kind is exact_route else "mean field"
 
@@ -306,8 +308,10 @@ def _error(name: str, contender: Contender, tuned: Tuned) -> float:
     return float(tuned.errors.get(name, 0.0))
 
 
-def examples_of_bounds(problem: NoisyQuadratic, target: float) -> dict[str, float]:
-    """Examples that the information bound and the Bayes bound ask for at the target."""
+def examples_of_bounds(problem: Problem, target: float) -> dict[str, float]:
+    """Examples that the information bound and the Bayes bound ask for at the target; NaN where neither is known."""
+    if not isinstance(problem, NoisyQuadratic) or problem.multiplicative_noise.any() or problem.noise_df is not None:
+        return {"information_bound": math.nan, "bayes_bound": math.nan}
     one = float(analytic.information_bound(problem, 1.0)["risk"])
 
     def excess(log_examples: float) -> float:

@@ -108,6 +108,10 @@ def search_line(
     if guided:
         half, count = 0.5 * (high - low), _GUIDED if expected > _SHORTEST else _GUIDED_SHORT
     refined = yield from _refine(route, optimizer, name, centre, half, count, expected, guided=guided)
+    if refined is None and route.sampled and not (narrow or guided):
+        safe = yield from _elsewhere(route, optimizer, name, centre)
+        if safe is not None:
+            refined = yield from _refine(route, optimizer, name, safe, half, count, expected, guided=guided)
     if refined is None:
         if narrow or guided:  # between two narrow bounds nothing arrives; look around more widely
             wide = tuple(float(from_line(optimizer, name, centre + step)) for step in (-np.log(16.0), np.log(16.0)))
@@ -175,6 +179,18 @@ def _bracket(route: Route, optimizer: object, name: str, low: float, high: float
         places, found = np.concatenate([places, more])[order], np.concatenate([found, fresh])[order]
     best = int(found.argmin())
     return float(places[best]) if np.isfinite(found[best]) else None
+
+
+def _elsewhere(route: Route, optimizer: object, name: str, centre: float):  # type: ignore[no-untyped-def]
+    """The safest place about a best that more trajectories do not confirm; None if nothing arrives there either.
+
+    Where a few trajectories in a thousand diverge, a rough search does not see them.
+    """
+    places = _inside(optimizer, name, np.linspace(centre - np.log(16.0), centre + np.log(16.0), 4 * _FINE))
+    found = yield _ask(optimizer, name, places, rough=False)
+    mean = usable(found.steps)
+    best = _safest(mean, found.interval)
+    return float(places[best]) if np.isfinite(mean[best]) else None
 
 
 def _refine(  # type: ignore[no-untyped-def]

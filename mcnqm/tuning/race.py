@@ -348,7 +348,8 @@ def _steady(
 ) -> NDArray[np.bool_]:
     """Settings whose risk has stopped falling for two octaves, neither at the start nor on the way up.
 
-    A risk between half its initial value and that value is not judged: a small rate, or Adam's, may not have begun.
+    Between half its initial value and that value a risk may only have begun to fall, if the rate is small or Adam's: it
+    must have fallen by a twentieth, and then no further for four octaves.
     """
     if len(octaves) < 4 or octaves[-3][0] < settle_from:
         return np.zeros(alive.size, dtype=np.bool_)
@@ -356,4 +357,7 @@ def _steady(
     with np.errstate(invalid="ignore"):
         flat = (before - now < _FLAT) & (earlier - before < _FLAT)
         level = np.exp(now)
-        return flat & ((level < 0.5 * initial) | (level > 1.01 * initial))
+        longer = flat & (level < 0.95 * initial) & (len(octaves) >= 6 and octaves[-5][0] >= settle_from)
+        for k in (3, 4) if longer.any() else ():
+            longer &= octaves[-k - 1][1][alive] - octaves[-k][1][alive] < _FLAT
+        return np.asarray(flat & ((level < 0.5 * initial) | (level > 1.01 * initial) | longer))

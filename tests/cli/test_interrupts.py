@@ -115,6 +115,38 @@ def test_a_study_keeps_its_cells_and_goes_on(tmp_path, start, signals):
         assert [path.name for path in tmp_path.iterdir()] == ["scaling.nc"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+@pytest.mark.parametrize(
+    ("line", "result"),
+    [
+        (("reproduce", "2", "12a", "--cache", "kept", "--output", "drawn"), "drawn/figure12a.nc"),
+        (("claims", "sgd-risk", "lr-linear-sgd", "lr-sqrt-adam", "--cache", "kept", "--output", "c.json"), "c.json"),
+    ],
+    ids=["reproduce", "claims"],
+)
+def test_figures_and_claims_keep_what_is_finished(tmp_path, start, line, result, number):
+    process = start(*line)
+    deadline = time.monotonic() + 120
+    while len(cells := sorted((tmp_path / "kept").rglob("[!.]*.json"))) < 3:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    code, out, err, took = end_of(process, number)
+    assert code == 128 + number
+    assert err.endswith("Interrupted; no result was written.\n")
+    assert "Finished" in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert took < SOON
+    assert not (tmp_path / result).exists()
+    assert not list((tmp_path / "kept").rglob(".*")), "no temporary files"
+    times = {path: path.stat().st_mtime_ns for path in cells}
+    out, err = start(*line).communicate(timeout=300)
+    assert (tmp_path / result).exists(), (out, err)
+    assert {path: path.stat().st_mtime_ns for path in cells} == times, "finished parts are not computed again"
+
+
 STUCK = """
 import sys, time
 import mcnqm.cli.app as app

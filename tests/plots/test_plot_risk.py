@@ -33,6 +33,18 @@ def test_a_short_sweep_is_named():
     assert axes.get_title() == "adam beta2=0.99, batch size 16, 64 trajectories, band ± 2 standard errors"
 
 
+def test_the_band_is_two_standard_errors():
+    runs = compare(PROBLEM, {"one": parse_optimizer("sgd lr=0.1")}, 16, 50, trajectories=64)
+    (axes,) = risk(runs).axes
+    (band,) = axes.collections
+    (path,) = band.get_paths()
+    mean, error = runs.risk.values[0], runs.risk_stderr.values[0]
+    for k, step in list(enumerate(runs.step.values))[1:]:  # the axis of steps has no 0
+        ends = path.vertices[path.vertices[:, 0] == step, 1]
+        assert ends.max() == pytest.approx(mean[k] + 2 * error[k], rel=1e-12)
+        assert ends.min() == pytest.approx(mean[k] - 2 * error[k], rel=1e-12)
+
+
 def test_a_long_sweep_has_a_colour_bar():
     axes, bar = figure_of(["adam lr=1e-4:1e-2:9 beta2=0.99"]).axes
     assert legend_of(axes) == []

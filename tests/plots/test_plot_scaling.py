@@ -8,6 +8,7 @@ from itertools import pairwise
 import matplotlib.image
 import numpy as np
 import pytest
+from bars import bars_of
 from made_up_study import study_of
 from matplotlib.colors import to_rgba
 from selection import mostly_slow
@@ -77,6 +78,14 @@ def test_what_is_not_known_is_said():
     (key,) = left.figure.legends
     assert "best rate at the edge of the search" in [text.get_text() for text in key.get_texts()]
     assert legend_of(right)[2] == "Adam: slope not determined (4 not reached)"
+
+
+def test_bars_are_two_standard_errors():
+    study = study_of()
+    for axes, name in zip(plot_scaling(study).axes, ("steps", "effective_lr"), strict=True):
+        middle, above = bars_of(axes).T
+        np.testing.assert_allclose(middle, study[name].values.ravel())
+        np.testing.assert_allclose(above, 2.0 * study[f"{name}_stderr"].values.ravel(), rtol=1e-6)
 
 
 def test_points_lines_and_fill():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from bars import bars_of
 
 from mcnqm import ParameterError
 from mcnqm.checkpoint import Checkpoint
@@ -36,7 +37,12 @@ def test_noise_enters_as_noise_over_batch_size(wells):
 
 
 def test_figures_have_their_panels(wells):
-    assert len(plot_minima(wells).axes) == 6
+    panels = plot_minima(wells).axes
+    assert len(panels) == 6
+    drawn = {name: wells[f"{name}_stderr"].values for name in ("simulated", "annealed")}
+    for name, error in drawn.items():
+        (axes,) = [one for one in panels if one.containers and np.isin(bars_of(one)[:, 0], wells[name].values).all()]
+        np.testing.assert_allclose(np.sort(bars_of(axes)[:, 1]), np.sort(2.0 * error.ravel()), rtol=1e-9)
 
 
 def test_studies_resume_to_the_same_numbers(tmp_path, wells, monkeypatch):
@@ -63,7 +69,11 @@ def test_the_factor_of_two_by_both_routes():
         assert (abs(one.exchange / one.exchange_theory - 1) < 0.3).all()
     assert (study.quadratic_residual < 1e-10).all()
     assert (study.residual > 1e-4).all()
-    assert len(plot_line_search(study).axes) == 4
+    panels = plot_line_search(study).axes
+    assert len(panels) == 4
+    late = bars_of(panels[0])[:, 0]
+    for mean, error in zip(study.settled_simulated.values, study.settled_stderr.values, strict=True):
+        assert bars_of(panels[0])[late == mean, 1] == pytest.approx([2.0 * error])
 
 
 def test_regimes():

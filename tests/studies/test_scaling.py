@@ -217,7 +217,9 @@ def test_bad_configuration(changes, name):
     ("arguments", "message"),
     [
         (["-o", "sgd lr=0.1"], "optimizer must leave out lr"),
-        (["-o", "sgd momentum=0.1,0.2"], "momentum must be a scalar"),
+        (["-o", "sgd momentum=linear(0.1,steps=9)"], "momentum must be the same at every step"),
+        (["--target", "0.1,0.1"], "targets must have distinct values"),
+        (["--target", "0.1,1e9"], "target must be below the risk at the start"),
         (["-o", "bgd"], "optimizer must be one of"),
         (["--doublings", "-1"], "doublings must be"),
         (["--output", "a.txt"], "output must end in .nc"),

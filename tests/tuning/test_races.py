@@ -11,7 +11,7 @@ import mcnqm
 from mcnqm.engine import Pool, joined, may_join
 from mcnqm.progress import NoMeter
 from mcnqm.tuning.passages import race_of
-from mcnqm.tuning.race import run_races
+from mcnqm.tuning.race import REASONS, run_races
 
 PROBLEM = mcnqm.NoisyQuadratic.power_law(60)
 SGD = (
@@ -99,3 +99,24 @@ def test_batch_sizes_tuned_together(optimizer):
         alone = mcnqm.tune(problem, optimizer, search, batch_size=b, **options)
         for name in ("lr", "lr_stderr", "steps", "steps_stderr", "at_edge"):
             assert float(alone[name]) == float(together[name].sel(batch_size=b)), name
+
+
+def test_a_level_between_half_the_start_and_the_start_is_given_up():
+    # In the wide well, at 1.0; noise keeps the risk at 1.34, above the target, from some 50 steps on.
+    wells = mcnqm.DoubleWell(start="wide", initial_std=0.3, noise=0.2, dim=20)
+    assert 0.5 * wells.initial_risk < 1.1
+    entry = race_of(wells, mcnqm.SGD(lr=0.3), 1, 1.1, trajectories=8, replicates=4, seed=0, max_steps=2**20)
+    ((_, result),) = run_races([entry[0]], Pool(), NoMeter())
+    assert np.isinf(result.steps).all()
+    assert REASONS[result.reason[0]] == "steady state above target"
+    # One that has not begun to fall is followed until it is there.
+    slow = mcnqm.steps_to_target(wells, mcnqm.SGD(lr=1e-4), 64, 1.1, trajectories=4, replicates=4)
+    assert 5_000 < float(slow.steps) < 100_000
+
+
+def test_a_best_that_more_trajectories_do_not_confirm_is_sought_elsewhere():
+    # From a normal start some trajectories in a thousand leave a quartic well at rates that a few do not rule out.
+    quartic = mcnqm.QuarticWell(curvature=1.0, quartic=1.0, noise=1.0, multiplicity=20)
+    best = mcnqm.tune(quartic, mcnqm.SGD(lr=1.0), {"lr": (1e-2, 2.0)}, batch_size=16, target=0.2)
+    assert 0.03 < float(best.lr) < 0.2
+    assert np.isfinite(best.steps) or int(best.flags) & mcnqm.flags.Flag.UNCONFIRMED
