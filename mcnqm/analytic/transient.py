@@ -209,9 +209,8 @@ def moments(
     names = moment_attrs(buffer, average is not None)
     check_answer(settings, records=at.size, coordinates=max(wanted.size, distinct.size), variables=len(names))
     found = {name: np.empty(shape) for name in names}
-    for members, setting in (
-        scheduled_settings(settings, optimizer.nesterov, buffer, apart=apart) if settings.schedules else []
-    ):
+    scheduled = scheduled_settings(settings, optimizer.nesterov, buffer, apart=apart) if settings.schedules else []
+    for members, setting in scheduled:
         states = Walk(part, setting).states(at)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             for s in members:
@@ -232,26 +231,8 @@ def moments(
                 noise = linear.unit**2 * part.noise / settings.values["batch_size"][s]
                 if apart:
                     noise, S = np.ones(part.size), _rising(part, linear, values, settings.values["batch_size"][s], at)
-                theta, theta_noise = v[:, 0], S[:, 0, 0]
-                if buffer:
-                    m, m_noise, cross_noise = linear.buffer(v, S)
-                found["theta_mean"][s] = _times(part.initial_mean, theta)
-                found["theta_variance"][s] = _variance(part, noise, theta, theta_noise)
-                if buffer:
-                    found["momentum_mean"][s] = _times(part.initial_mean, m) / linear.scale
-                    found["momentum_variance"][s] = _variance(part, noise, m, m_noise) / linear.scale**2
-                    start = _times(part.initial_std, theta) * _times(part.initial_std, m)
-                    found["theta_momentum_covariance"][s] = (start + _times(noise, cross_noise)) / linear.scale
-                if average is not None:
-                    last = linear.readout
-                    found["average_mean"][s] = _times(part.initial_mean, v[:, last])
-                    found["average_variance"][s] = _variance(part, noise, v[:, last], S[:, last, last])
-                    start = _times(part.initial_std, theta) * _times(part.initial_std, v[:, last])
-                    found["theta_average_covariance"][s] = start + _times(noise, S[:, 0, last])
-                    if buffer:
-                        start = _times(part.initial_std, m) * _times(part.initial_std, v[:, last])
-                        beside = start + _times(noise, linear.beside_buffer(S))
-                        found["momentum_average_covariance"][s] = beside / linear.scale
+                for name, value in _moments_of(part, linear, noise, v, S, buffer).items():
+                    found[name][s] = value
     data = {
         name: xr.DataArray(
             settings.unflatten(found[name][:, :, position]),
@@ -263,6 +244,35 @@ def moments(
     return dataset(data, settings, at).assign_coords(
         coordinate=("coordinate", wanted, {"long_name": "coordinate of the expanded problem"})
     )
+
+
+def _moments_of(
+    part: NoisyQuadratic,
+    linear: LinearMap,
+    noise: NDArray[np.float64],
+    v: NDArray[np.float64],
+    S: NDArray[np.float64],
+    buffer: bool,
+) -> dict[str, NDArray[np.float64]]:
+    """Moments by name, shape (records, size), from the map's states (records, n, size) and covariances."""
+    mean, std, theta = part.initial_mean, part.initial_std, v[:, 0]
+    found = {"theta_mean": _times(mean, theta), "theta_variance": _variance(part, noise, theta, S[:, 0, 0])}
+    if buffer:
+        m, m_noise, cross_noise = linear.buffer(v, S)
+        found["momentum_mean"] = _times(mean, m) / linear.scale
+        found["momentum_variance"] = _variance(part, noise, m, m_noise) / linear.scale**2
+        both = _times(std, theta) * _times(std, m) + _times(noise, cross_noise)
+        found["theta_momentum_covariance"] = both / linear.scale
+    if linear.averaged:
+        last = linear.readout
+        average = v[:, last]
+        found["average_mean"] = _times(mean, average)
+        found["average_variance"] = _variance(part, noise, average, S[:, last, last])
+        found["theta_average_covariance"] = _times(std, theta) * _times(std, average) + _times(noise, S[:, 0, last])
+        if buffer:
+            both = _times(std, m) * _times(std, average) + _times(noise, linear.beside_buffer(S))
+            found["momentum_average_covariance"] = both / linear.scale
+    return found
 
 
 def curves(problem: NoisyQuadratic, linear: LinearMap, at: NDArray[np.int64]) -> NDArray[np.float64]:
