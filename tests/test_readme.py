@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def test_python_examples_run(page, tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
 
 
+@cache
+def shown_by_help(command):
+    line = [sys.executable, "-c", "from mcnqm.cli import main; main()", command, "--help"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, command
+    return done.stdout
+
+
 def test_commands_exist():
     """Every `mcnqm` command shown parses: its options are known to --help."""
     for page in PAGES:
@@ -48,14 +57,9 @@ def test_commands_exist():
                     words = shlex.split(part)
                     if words[:1] != ["mcnqm"]:
                         continue
-                    done = subprocess.run(
-                        [sys.executable, "-c", "from mcnqm.cli import main; main()", words[1], "--help"],
-                        capture_output=True, text=True, check=False,
-                    )  # fmt: skip
-                    assert done.returncode == 0, part
                     for word in words[2:]:
                         if word.startswith("-"):
-                            assert word in done.stdout, f"{word} in {part}"
+                            assert word in shown_by_help(words[1]), f"{word} in {part}"
 
 
 def test_the_notebook_is_the_tutorial():
