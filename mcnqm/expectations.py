@@ -39,6 +39,7 @@ def expectation_agreement(
     trajectories: int,
     seed: int,
     error_rate: float,
+    average: Any = None,
     executor: Executor | None = None,
     threads: int | None = None,
     progress: Any = False,
@@ -50,8 +51,8 @@ def expectation_agreement(
     problem : NoisyQuadratic or landscape
     optimizer : SGD
         On a landscape, plain.
-    batch_size, trajectories, seed, error_rate, executor, threads, progress
-        As for `mcnqm.agreement`.
+    batch_size, trajectories, seed, error_rate, average, executor, threads, progress
+        As for `mcnqm.agreement`. No average on a landscape.
     record : ndarray of int64
         Steps to compare at.
 
@@ -79,8 +80,11 @@ def expectation_agreement(
     run = (problem, optimizer, batch_size, steps)
     wells = isinstance(problem, DoubleWell)
     theory = analytic.chain if isinstance(problem, Landscape) else analytic
+    averaged = {} if average is None else {"average": average}
+    if averaged and theory is analytic.chain:
+        raise ParameterError("average", average, "be left out on a landscape, whose theory knows no averages")
     # Before the work: what theory refuses need not be simulated.
-    expected = {"risk": theory.risk(*run, record=record)["risk"]}
+    expected = {"risk": theory.risk(*run, record=record, **averaged)["risk"]}
     if wells:
         expected["occupancy"] = analytic.chain.occupancy(*run, record=record)["occupancy"].sel(well="wide", drop=True)
     runs = simulate(
@@ -92,6 +96,7 @@ def expectation_agreement(
         executor=executor,
         threads=threads,
         progress=progress,
+        **averaged,
     )
     samples = {"risk": runs["loss"]}
     if wells:

@@ -45,7 +45,8 @@ RESULT_NAMES = (
 THEORY_NAMES = (
     *("moment", "statistic", "to", "of"),
     *("theta_mean", "theta_variance", "momentum_mean", "momentum_variance", "theta_momentum_covariance"),
-    *("average_mean", "average_variance", "transition", "exact"),
+    *("average_mean", "average_variance", "theta_average_covariance", "momentum_average_covariance"),
+    *("transition", "exact"),
     *("spectral_radius", "decay", "slowest", "relaxation", "largest_stable_lr"),
     *("z", "z_independent", "consistent", "p_value", "agrees"),
 )

@@ -204,6 +204,7 @@ def simulate(
         ...
     mcnqm.errors.ParameterError: batch_size must be >= 1, got 0.0
     """
+    # Long, since every argument is checked here, before any work, and most checks are of two arguments together.
     check_any_problem(problem)
     averaged = {} if average is None else {"average": checked_average(average)}
     settings = settings_of(optimizer, batch_size, schedules=True, **averaged)

@@ -27,6 +27,8 @@ _MOMENTS = {
     "theta_momentum_covariance": ("parameter × gradient", "covariance of parameter and momentum buffer"),
     "average_mean": ("parameter", "mean of the averaged parameter"),
     "average_variance": ("parameter²", "variance of the averaged parameter"),
+    "theta_average_covariance": ("parameter²", "covariance of the parameter and its average"),
+    "momentum_average_covariance": ("parameter × gradient", "covariance of momentum buffer and averaged parameter"),
 }
 
 

@@ -31,7 +31,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm.analytic._labels import LOSS, check_answer, dataset, selection
-from mcnqm.analytic.linear.pace import Pace
+from mcnqm.analytic.linear.chunks import Chunks
 from mcnqm.analytic.twins.quadrature import size_of_normal
 from mcnqm.analytic.twins.recursion import VARIABLES, advance
 from mcnqm.arguments import renamed
@@ -319,7 +319,7 @@ class _Field:
         self._batch = columns["batch_size"]
         self._tables = settings.schedules
         self._row = {name: fields.index(name) for name in self._tables if name != "batch_size"}
-        self._pace = Pace(settings)
+        self._chunks = Chunks(settings)
         self._powers = np.stack([one, one, none])
         self._order = order
         self._curvature = np.ascontiguousarray(problem.curvature, dtype=np.float64)
@@ -350,7 +350,7 @@ class _Field:
         lengths, looks, t = [], [], self._step
         for stop in stops.tolist():
             while t < stop:
-                lengths.append(self._pace.chunk(t, stop))
+                lengths.append(self._chunks.chunk(t, stop))
                 t += lengths[-1]
                 looks.append(t == stop)
         out = np.zeros((self._rule.shape[1], stops.size))
@@ -389,7 +389,7 @@ class _Field:
         second, hopeless = self._state[:, 0].copy(), np.zeros(targets.size, dtype=bool)
         running = np.isinf(crossing)
         while running.any() and self._step < last:
-            looks, start = self._pace.looks(self._step, last), self._step
+            looks, start = self._chunks.looks(self._step, last), self._step
             risk = self._to(looks)
             times = np.concatenate([[start], looks]).astype(float)
             curve = np.concatenate([before[:, np.newaxis], risk], axis=1)
@@ -410,7 +410,7 @@ class _Field:
                 pace = np.einsum("in,isn->s", self._weight, fall) / (self._step - start)
                 out_of_reach = before - pace * (last - self._step) > targets
                 # Until schedules have settled, anything may yet fall.
-                out_of_reach &= start >= self._pace.settled
+                out_of_reach &= start >= self._chunks.settled
                 running = np.isinf(crossing) & np.isfinite(before) & ~(out_of_reach & hopeless)
             second, hopeless = self._state[:, 0].copy(), out_of_reach
             if patience is not None and self._step > patience * crossing.min():

@@ -1,4 +1,12 @@
-"""First passage: the true first step at which the risk is at or below a target."""
+"""First passage: the true first step at which the risk is at or below a target.
+
+There are two searches that jump. The one here is of maps that stay the same, from the start of the run: its settings
+differ in batch size and target alone, and share one ladder of powers, which is most of the work of a tuned sweep. A
+second moment of the noise in double-doubles is all the state it carries. `mcnqm.analytic.linear.scheduled_passage`
+starts anywhere in a run: from a covariance that is known to a double, taken apart into as many vectors as there are
+variables, each of which is carried along and bounded by itself, and so at several times the cost. Both use the ladder
+of `mcnqm.analytic.linear.ladder`.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +19,23 @@ from numpy.typing import NDArray
 from mcnqm.analytic._jit import njit
 from mcnqm.analytic._labels import dataset
 from mcnqm.analytic.linear.doubledouble import dd_add
-from mcnqm.analytic.linear.ladder import Rung, State, StepMap, Weights, advance, first_rung, square, start, sums
+from mcnqm.analytic.linear.ladder import (
+    Rung,
+    State,
+    StepMap,
+    Weights,
+    advance,
+    begin_ladder,
+    blocked,
+    build_ladder,
+    empty_ladder,
+    start,
+    sums,
+)
 from mcnqm.analytic.linear.lifted import rises
 from mcnqm.analytic.linear.maps import LinearMap, linear_map, linear_settings, maps_of
 from mcnqm.analytic.linear.roots import ALTERNATING, DECAYING, ROTATING, SINGLE, modes
-from mcnqm.analytic.linear.scheduled import courses_of, unshared
+from mcnqm.analytic.linear.scheduled import scheduled_settings, unshared
 from mcnqm.analytic.linear.scheduled_passage import first_passages
 from mcnqm.domains import MOST_STEPS, integer, positive
 from mcnqm.problems import NoisyQuadratic, check_problem
@@ -25,9 +45,6 @@ __all__ = ["steps_to_target"]
 
 _UNSETTLED = 2**22
 """Where to give up by default if a schedule never settles."""
-
-_BLOCK = 128
-"""Coordinates per block: one rung of it (16 KB with momentum) stays in the first-level cache."""
 
 
 @recorded("mcnqm.analytic.steps_to_target")
@@ -99,16 +116,16 @@ def steps_to_target(
     positive.check("target", getattr(target, "values", target))
     settings = linear_settings(optimizer, batch_size, average, schedules=True, target=target)
     apart = rises(problem)
-    courses = courses_of(settings, optimizer.nesterov, apart=apart)
+    scheduled = scheduled_settings(settings, optimizer.nesterov, apart=apart)
     if max_steps is None:
-        settled = max(course.settles() for _, course in courses) < np.inf
+        settled = max(setting.settles() for _, setting in scheduled) < np.inf
         max_steps = MOST_STEPS if settled else _UNSETTLED
     last = integer("max_steps", max_steps, 0, MOST_STEPS)
     flat = np.empty(settings.size)
-    for members, course in courses:
-        if apart or settings.schedules or (course.buffer and (course.averaged or course.dampened)):
+    for members, setting in scheduled:
+        if apart or settings.schedules or (setting.buffer and (setting.averaged or setting.dampened)):
             goal = settings.values["target"][members]
-            flat[members] = first_passages(problem, course, unshared(settings, apart)[members], goal, last)
+            flat[members] = first_passages(problem, setting, unshared(settings, apart)[members], goal, last)
     for members, values in [] if apart or settings.schedules else maps_of(settings):
         if values["momentum"] > 0 and ("average" in values or values["dampening"] > 0):
             continue  # done above
@@ -138,25 +155,14 @@ def _first_passages(
     last: int,
 ) -> NDArray[np.float64]:
     """First passages of one map at several batch sizes and targets, which share its ladder."""
-    n, size = linear.step.matrix.shape[0], linear.step.matrix.shape[3]
     found = modes(linear.step.matrix)
-    width = min(_BLOCK, size)
-    blocks = -(-size // width)
-
-    def split(array: NDArray[Any]) -> NDArray[Any]:
-        # Padding coordinates are zero and weigh nothing.
-        wide = np.zeros((*array.shape[:-1], blocks * width), dtype=array.dtype)
-        wide[..., :size] = array
-        return np.ascontiguousarray(np.moveaxis(wide.reshape(*array.shape[:-1], blocks, width), -2, 0))
-
-    # Room for every rung; the kernel fills those it needs, and pages that are never touched cost nothing.
-    shape = (last.bit_length() + 1, blocks, n, n, 2, width)
+    step = StepMap(*map(blocked, linear.step))
     return _passages(
-        StepMap(split(linear.step.matrix), split(linear.step.impulse), split(linear.step.initial)),
-        Weights(split(weights.bias), split(weights.noise), weights.readout),
-        _Motion(split(found.kind), split(found.angle)),
+        step,
+        Weights(blocked(weights.bias), blocked(weights.noise), weights.readout),
+        _Motion(blocked(found.kind), blocked(found.angle)),
         _Goals(batch_size, target, last),
-        Rung(np.empty(shape), np.empty(shape)),
+        empty_ladder(step, last),
     )
 
 
@@ -199,11 +205,7 @@ def _lower_bound(motion: _Motion, weights: Weights, batch_size: float, steps: in
 def _passages(step: StepMap, weights: Weights, motion: _Motion, goals: _Goals, ladder: Rung) -> NDArray[np.float64]:
     blocks, n, width = step.matrix.shape[0], step.matrix.shape[1], step.matrix.shape[4]
     scratch = np.empty((n, n, 2, width))
-    for k in range(blocks):
-        first_rung(
-            StepMap(step.matrix[k], step.impulse[k], step.initial[k]),
-            Rung(ladder.power[0, k], ladder.noise[0, k]),
-        )
+    begin_ladder(step, ladder)
     built = 1
     vector, noise = np.empty((blocks, n, 2, width)), np.empty((blocks, n, n, 2, width))
     vector2, noise2 = np.empty((blocks, n, 2, width)), np.empty((blocks, n, n, 2, width))
@@ -219,10 +221,7 @@ def _passages(step: StepMap, weights: Weights, motion: _Motion, goals: _Goals, l
             answer[m] = 0.0
             continue
         at, j = 0, 0
-        end, known = (
-            goals.last + 1,
-            False,
-        )  # the passage is before `end` or, where known, at `end` at the latest
+        end, known = goals.last + 1, False  # the passage is before `end` or, where known, at `end` at the latest
         while True:
             # Here the risk is known to exceed the goal at every step up to `at`.
             if at + 1 >= end:
@@ -231,14 +230,7 @@ def _passages(step: StepMap, weights: Weights, motion: _Motion, goals: _Goals, l
                 break
             while at + (1 << j) >= end:
                 j -= 1
-            while built <= j:
-                for k in range(blocks):
-                    square(
-                        Rung(ladder.power[built - 1, k], ladder.noise[built - 1, k]),
-                        Rung(ladder.power[built, k], ladder.noise[built, k]),
-                        scratch,
-                    )
-                built += 1
+            built = build_ladder(ladder, built, j, scratch)
             bias = variance = bias_rest = variance_rest = bound = 0.0
             for k in range(blocks):
                 share = Weights(weights.bias[k], weights.noise[k], weights.readout)

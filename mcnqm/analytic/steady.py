@@ -123,13 +123,15 @@ def steady_state(
 
 def _named(linear: LinearMap, S: NDArray[np.float64], buffer: bool) -> dict[str, NDArray[np.float64]]:
     """Second moments by name, from those of the map's states, shape (n, n, size)."""
-    parts = {"theta_variance": S[0, 0], "average_variance": S[linear.readout, linear.readout]}
+    last = linear.readout
+    parts = {"theta_variance": S[0, 0], "average_variance": S[last, last], "theta_average_covariance": S[0, last]}
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         if buffer:
             _, square, cross = linear.buffer(np.zeros_like(S[0]), S)
             square = np.where(np.isfinite(S[0, 0]), square, np.inf)
             parts["momentum_variance"] = square / linear.scale**2
             parts["theta_momentum_covariance"] = cross / linear.scale
+            parts["momentum_average_covariance"] = linear.beside_buffer(S) / linear.scale
     return parts
 
 

@@ -14,7 +14,7 @@ from mcnqm.analytic.linear.doubledouble import subtract
 from mcnqm.analytic.linear.ladder import StepMap, origin, walk, walk_sums
 from mcnqm.analytic.linear.lifted import Strength, begin, cells_of, lift, rises, strength_of, walk_lifted
 from mcnqm.analytic.linear.maps import LinearMap, linear_map, linear_settings, maps_of
-from mcnqm.analytic.linear.scheduled import S00, S01, S11, SAA, V0, V1, VA, Walk, courses_of, unshared
+from mcnqm.analytic.linear.scheduled import S0A, S00, S01, S1A, S11, SAA, V0, V1, VA, Walk, scheduled_settings, unshared
 from mcnqm.domains import MOST_STEPS
 from mcnqm.problems import NoisyQuadratic, check_problem
 from mcnqm.provenance import recorded
@@ -23,6 +23,13 @@ from mcnqm.record import recorded_steps
 __all__ = ["moments", "risk"]
 
 _BLOCK = 128  # coordinates whose ladder of 35 rungs (0.6 MB with momentum) stays in the second-level cache
+
+_PAIRS = {
+    "theta_momentum_covariance": (V0, V1, S01),
+    "theta_average_covariance": (V0, VA, S0A),
+    "momentum_average_covariance": (V1, VA, S1A),
+}
+"""Rows of a scheduled state that a covariance is made of."""
 
 
 @recorded("mcnqm.analytic.risk")
@@ -116,8 +123,8 @@ def risk(
     check_answer(settings, records=at.size)
     flat = np.empty((settings.size, at.size))
     apart = rises(problem)
-    for members, course in courses_of(settings, optimizer.nesterov, apart=apart) if settings.schedules else []:
-        bias, variance = Walk(problem, course).along(at)
+    for members, setting in scheduled_settings(settings, optimizer.nesterov, apart=apart) if settings.schedules else []:
+        bias, variance = Walk(problem, setting).along(at)
         flat[members] = bias + variance / unshared(settings, apart)[members, None]
     for members, values in [] if settings.schedules else maps_of(settings):
         linear = linear_map(problem, optimizer.nesterov, values["momentum"] > 0, values)
@@ -158,9 +165,10 @@ def moments(
         ``theta_mean``, ``theta_variance`` (\*sweep, step, coordinate), in units of the parameter and its
         square. With momentum also ``momentum_mean``, ``momentum_variance`` and ``theta_momentum_covariance``,
         in units of the gradient, its square, and parameter × gradient. The buffer m is torch's, a sum:
-        :math:`m' = \beta m + g`, of which dampening takes a part. With `average` also ``average_mean`` and
-        ``average_variance``. The variance counts the starting point's: it is that over
-        fresh runs. What overflows under an unstable rate is infinite, or NaN where its sign is lost.
+        :math:`m' = \beta m + g`, of which dampening takes a part. With `average` also ``average_mean``,
+        ``average_variance``, ``theta_average_covariance`` and, with momentum, ``momentum_average_covariance``. The
+        variance counts the starting point's: it is that over fresh runs. What overflows under an unstable rate is
+        infinite, or NaN where its sign is lost.
 
     Raises
     ------
@@ -201,8 +209,9 @@ def moments(
     names = moment_attrs(buffer, average is not None)
     check_answer(settings, records=at.size, coordinates=max(wanted.size, distinct.size), variables=len(names))
     found = {name: np.empty(shape) for name in names}
-    for members, course in courses_of(settings, optimizer.nesterov, buffer, apart=apart) if settings.schedules else []:
-        states = Walk(part, course).states(at)
+    scheduled = scheduled_settings(settings, optimizer.nesterov, buffer, apart=apart) if settings.schedules else []
+    for members, setting in scheduled:
+        states = Walk(part, setting).states(at)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             for s in members:
                 noise = np.ones(part.size) if apart else part.noise / unshared(settings)[s]
@@ -210,9 +219,10 @@ def moments(
                     if f"{name}_mean" in names:
                         found[f"{name}_mean"][s] = _times(part.initial_mean, states[:, row])
                         found[f"{name}_variance"][s] = _variance(part, noise, states[:, row], states[:, square])
-                if buffer:
-                    start = _times(part.initial_std, states[:, V0]) * _times(part.initial_std, states[:, V1])
-                    found["theta_momentum_covariance"][s] = start + _times(noise, states[:, S01])
+                for name, (one, other, square) in _PAIRS.items():
+                    if name in names:
+                        start = _times(part.initial_std, states[:, one]) * _times(part.initial_std, states[:, other])
+                        found[name][s] = start + _times(noise, states[:, square])
     for members, values in [] if settings.schedules else maps_of(settings):
         linear = linear_map(part, optimizer.nesterov, buffer, values)
         v, S = _walked(linear, at)
@@ -221,20 +231,8 @@ def moments(
                 noise = linear.unit**2 * part.noise / settings.values["batch_size"][s]
                 if apart:
                     noise, S = np.ones(part.size), _rising(part, linear, values, settings.values["batch_size"][s], at)
-                theta, theta_noise = v[:, 0], S[:, 0, 0]
-                if buffer:
-                    m, m_noise, cross_noise = linear.buffer(v, S)
-                found["theta_mean"][s] = _times(part.initial_mean, theta)
-                found["theta_variance"][s] = _variance(part, noise, theta, theta_noise)
-                if buffer:
-                    found["momentum_mean"][s] = _times(part.initial_mean, m) / linear.scale
-                    found["momentum_variance"][s] = _variance(part, noise, m, m_noise) / linear.scale**2
-                    start = _times(part.initial_std, theta) * _times(part.initial_std, m)
-                    found["theta_momentum_covariance"][s] = (start + _times(noise, cross_noise)) / linear.scale
-                if average is not None:
-                    last = linear.readout
-                    found["average_mean"][s] = _times(part.initial_mean, v[:, last])
-                    found["average_variance"][s] = _variance(part, noise, v[:, last], S[:, last, last])
+                for name, value in _moments_of(part, linear, noise, v, S, buffer).items():
+                    found[name][s] = value
     data = {
         name: xr.DataArray(
             settings.unflatten(found[name][:, :, position]),
@@ -246,6 +244,35 @@ def moments(
     return dataset(data, settings, at).assign_coords(
         coordinate=("coordinate", wanted, {"long_name": "coordinate of the expanded problem"})
     )
+
+
+def _moments_of(
+    part: NoisyQuadratic,
+    linear: LinearMap,
+    noise: NDArray[np.float64],
+    v: NDArray[np.float64],
+    S: NDArray[np.float64],
+    buffer: bool,
+) -> dict[str, NDArray[np.float64]]:
+    """Moments by name, shape (records, size), from the map's states (records, n, size) and covariances."""
+    mean, std, theta = part.initial_mean, part.initial_std, v[:, 0]
+    found = {"theta_mean": _times(mean, theta), "theta_variance": _variance(part, noise, theta, S[:, 0, 0])}
+    if buffer:
+        m, m_noise, cross_noise = linear.buffer(v, S)
+        found["momentum_mean"] = _times(mean, m) / linear.scale
+        found["momentum_variance"] = _variance(part, noise, m, m_noise) / linear.scale**2
+        both = _times(std, theta) * _times(std, m) + _times(noise, cross_noise)
+        found["theta_momentum_covariance"] = both / linear.scale
+    if linear.averaged:
+        last = linear.readout
+        average = v[:, last]
+        found["average_mean"] = _times(mean, average)
+        found["average_variance"] = _variance(part, noise, average, S[:, last, last])
+        found["theta_average_covariance"] = _times(std, theta) * _times(std, average) + _times(noise, S[:, 0, last])
+        if buffer:
+            both = _times(std, m) * _times(std, average) + _times(noise, linear.beside_buffer(S))
+            found["momentum_average_covariance"] = both / linear.scale
+    return found
 
 
 def curves(problem: NoisyQuadratic, linear: LinearMap, at: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from mcnqm import averaging
 from mcnqm.cli.curves import parse_numbers
 from mcnqm.cli.parsing import parse_optimizer
 from mcnqm.cli.problems import Dim, Exponent, InitialStd, NoiseDf, NoiseExponent, NoiseSlope, Spectrum, problem_of
@@ -35,24 +36,44 @@ LINEAR_OPTIMIZERS: dict[str, SGD] = {
 }
 """Every kind of linear optimizer, well inside stability and near its edge."""
 
-_MOMENTS = ["theta_mean", "theta_variance", "momentum_mean", "momentum_variance", "theta_momentum_covariance", "risk"]
+_COLUMNS = {
+    "mean θ": ["theta_mean"],
+    "var θ": ["theta_variance"],
+    "mean m": ["momentum_mean"],
+    "var m": ["momentum_variance"],
+    "cov": ["theta_momentum_covariance"],
+    "θ̄": ["average_mean", "average_variance"],
+    "risk": ["risk"],
+}
+"""Moments whose largest z-score a column shows."""
 
 
-def _other_laws(problem: NoisyQuadratic) -> dict[str, tuple[Problem, SGD]]:
+def _averaged(problem: Problem, steps: int) -> dict[str, tuple[Problem, SGD, Any]]:
+    """Runs that are judged by an average of the iterates, whose weights stay the same or change with the step."""
+    late = averaging.tail(steps // 2)
+    return {
+        "SGD, exponential average": (problem, SGD(lr=0.5), 0.99),
+        "momentum, average of the second half": (problem, SGD(lr=0.05, momentum=0.9), late),
+        "Nesterov, polynomial average": (problem, SGD(lr=0.05, momentum=0.9, nesterov=True), averaging.polynomial(3)),
+    }
+
+
+def _other_laws(problem: NoisyQuadratic, steps: int) -> dict[str, tuple[Problem, SGD, Any]]:
     """Problems under which no law is Gaussian: their expectations are compared."""
     h = problem.curvature
     rising = NoisyQuadratic(h, multiplicative_noise=0.5 * h**2)
     heavy = NoisyQuadratic(h, noise_df=6.0)
     quartic: Any = QuarticWell  # to a type checker, the NamedTuple it is made of
     return {
-        "SGD, multiplicative noise": (rising, SGD(lr=0.5)),
-        "momentum, multiplicative noise": (rising, SGD(lr=0.05, momentum=0.9)),
-        "Nesterov, multiplicative noise": (rising, SGD(lr=0.05, momentum=0.9, nesterov=True)),
-        "p = 0.5, multiplicative noise": (rising, SGD(lr=0.2, precondition=0.5)),
-        "SGD, Student's t": (heavy, SGD(lr=0.5)),
-        "momentum, Student's t": (heavy, SGD(lr=0.05, momentum=0.9)),
-        "SGD, two wells": (DoubleWell(), SGD(lr=0.1)),
-        "SGD, quartic well": (quartic(initial_mean=1.0, initial_std=0.2), SGD(lr=0.1)),
+        "SGD, multiplicative noise": (rising, SGD(lr=0.5), None),
+        "momentum, multiplicative noise": (rising, SGD(lr=0.05, momentum=0.9), None),
+        "Nesterov, multiplicative noise": (rising, SGD(lr=0.05, momentum=0.9, nesterov=True), None),
+        "p = 0.5, multiplicative noise": (rising, SGD(lr=0.2, precondition=0.5), None),
+        "SGD, average, multiplicative noise": (rising, SGD(lr=0.5), averaging.tail(steps // 2)),
+        "SGD, Student's t": (heavy, SGD(lr=0.5), None),
+        "momentum, Student's t": (heavy, SGD(lr=0.05, momentum=0.9), None),
+        "SGD, two wells": (DoubleWell(), SGD(lr=0.1), None),
+        "SGD, quartic well": (quartic(initial_mean=1.0, initial_std=0.2), SGD(lr=0.1), None),
     }
 
 
@@ -80,8 +101,8 @@ def verify_command(
 
     For each, means, variances, the covariance with the momentum buffer and the risk are compared at nine steps. The
     columns show the largest z-score of each; the verdict comes from one p-value that accounts for their correlation.
-    Then noise that rises with the parameter, Student's t and landscapes, where expectations are compared.
-    Exits with 1 if any disagrees.
+    Then averages of the iterates, with their means and variances, noise that rises with the parameter, Student's t and
+    landscapes, where expectations are compared. Exits with 1 if any disagrees.
     """
     problem = problem_of(200, dim, exponent, noise_exponent, initial_std, spectrum, noise_slope, noise_df)
     chosen = {text: parse_optimizer(text) for text in optimizer} if optimizer else LINEAR_OPTIMIZERS
@@ -90,9 +111,10 @@ def verify_command(
         if swept:
             raise ParameterError("optimizer", text, f"have a single value of {', '.join(swept)}")
     batch = parse_numbers("batch_size", batch_size)
-    cases: dict[str, tuple[Problem, SGD]] = {label: (problem, one) for label, one in chosen.items()}
+    cases: dict[str, tuple[Problem, SGD, Any]] = {label: (problem, one, None) for label, one in chosen.items()}
     if not optimizer:
-        cases |= _other_laws(problem)
+        cases |= _averaged(problem, steps) | _other_laws(problem, steps)
+    columns = {name: moments for name, moments in _COLUMNS.items() if name != "θ̄" or not optimizer}
     rows = len(cases) * np.size(batch)
     table = Table(
         title=f"simulation against theory: largest |z| over steps, d = {problem.dim}",
@@ -100,11 +122,11 @@ def verify_command(
         padding=(0, 1, 0, 0),
     )
     table.add_column("optimizer", overflow="fold")
-    for heading in ("B", "mean θ", "var θ", "mean m", "var m", "cov", "risk", "p"):
+    for heading in ("B", *columns, "p"):
         table.add_column(heading, justify="right")
     table.add_column("verdict")
     failed = 0
-    for label, (model, one) in cases.items():
+    for label, (model, one, average) in cases.items():
         report = agreement(
             model,
             one,
@@ -112,6 +134,7 @@ def verify_command(
             steps,
             trajectories=trajectories,
             seed=seed,
+            average=average,
             error_rate=-math.expm1(math.log1p(-error_rate) / rows) if 0 < error_rate < 1 else error_rate,
             progress=True,
         )
@@ -119,13 +142,14 @@ def verify_command(
         for k in range(flat.sizes["batch_size"]):
             row = flat.isel(batch_size=k)
             # Where a start is certain, or a buffer still empty, there is no z: of the others, the largest.
-            largest = np.fmax.reduce(np.abs(row["z"].reindex(moment=_MOMENTS).values), axis=-1)
+            z = abs(row["z"])
+            largest = [np.fmax.reduce(z.reindex(moment=moments).values, axis=None) for moments in columns.values()]
             agrees = bool(row["agrees"])
             failed += not agrees
             table.add_row(
                 label,
                 f"{float(row['batch_size']):g}",
-                *("" if np.isnan(z) else f"{z:.1f}" for z in largest),
+                *("" if np.isnan(most) else f"{most:.1f}" for most in largest),
                 f"{float(row['p_value']):.3g}",
                 "agree" if agrees else "[red]DISAGREE[/red]",
             )

@@ -9,7 +9,7 @@ import pickle
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from mcnqm.domains import integer
@@ -25,6 +25,15 @@ _MOST_THREADS = 2**12
 
 _POLL = 0.1
 """Seconds after which somebody who waits for a result looks whether the gate was closed."""
+
+
+_UNPACKED = (pickle.PicklingError, AttributeError, TypeError)
+"""What pickling raises where it cannot."""
+
+_IMPORTABLE = (
+    "have workers that can import the modules of the optimizer and the problem "
+    "(one that is defined in a script or a notebook is to move to a module of its own)"
+)
 
 
 class ExecutorClosed(RuntimeError):  # noqa: N818 - not an error, unless somebody still wants results
@@ -93,6 +102,7 @@ class Pool:
         self.workers = cores if threads is None else integer("threads", threads, 1, _MOST_THREADS)
         self.executor = executor
         self.cancel = new_cancel_flag()
+        self._unpacked: Exception | None = None
         self.own = executor is None
         self._shares_memory = self.own or isinstance(executor, ThreadPoolExecutor)
         if isinstance(executor, CancellableExecutor):
@@ -129,8 +139,10 @@ class Pool:
         """
         packed = None
         if not self._shares_memory:
-            with suppress(pickle.PicklingError, AttributeError, TypeError):  # the executor may know better how
+            try:
                 packed = pickle.dumps((function, task))
+            except _UNPACKED as error:  # the executor may know better how
+                self._unpacked = error
         future: Any = executor.submit(function, *task) if packed is None else executor.submit(unpack_and_run, packed)
         if not callable(getattr(future, "result", None)):
             raise ParameterError("executor", self.executor, f"have a submit that returns futures, not {future!r}")
@@ -151,6 +163,8 @@ class Pool:
         except Exception as error:
             if gate is not None:
                 gate.check()
+            if self._unpacked is not None and isinstance(error, _UNPACKED):
+                raise ParameterError("executor", str(self._unpacked).split("\n")[0], _IMPORTABLE) from None
             if not str(error) and not self.own:
                 raise ExecutorError(f"the executor failed with {type(error).__name__}, without a message") from error
             raise
@@ -211,9 +225,5 @@ def unpack_and_run(packed: bytes) -> Any:
     try:
         function, task = pickle.loads(packed)
     except (ImportError, AttributeError) as error:
-        allowed = (
-            "have workers that can import the modules of the optimizer and the problem "
-            "(one that is defined in a script or a notebook is to move to a module of its own)"
-        )
-        raise ParameterError("executor", f"{type(error).__name__}: {error}", allowed) from None
+        raise ParameterError("executor", f"{type(error).__name__}: {error}", _IMPORTABLE) from None
     return function(*task)

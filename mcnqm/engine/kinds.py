@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcnqm.errors import ParameterError
-from mcnqm.kernels.gradients import Rising, check_kind
+from mcnqm.kernels.gradients import Rising
+from mcnqm.kernels.mistakes import check_kind, check_rule
 from mcnqm.kernels.updates import rule_of
 from mcnqm.problems import Landscape, NoisyQuadratic, Problem, check_any_problem
 
@@ -53,7 +54,8 @@ def kind_of_problem(problem: Problem) -> KindOfProblem:
 
 
 def check_optimizer(problem: Problem, optimizer: Any, form: type, rows: NDArray[np.float64]) -> None:
-    """Raise `ParameterError` if an optimizer asks for the curvature of a problem that has none."""
+    """Raise `ParameterError` if an update does not compile, or asks for the curvature of a problem that has none."""
+    check_rule(form, type(optimizer).__name__)
     local = rule_of(form).local
     if local is None or isinstance(problem, NoisyQuadratic):
         return

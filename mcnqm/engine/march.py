@@ -86,7 +86,7 @@ class March:
                     state = None if before is None else before(t, b)
                     if state is not None and not self._pool.own:
                         # A task may be run again, elsewhere or here: it must leave what it was given as it was.
-                        state = state._replace(room=None)
+                        state = state._replace(buffer=None)
                     yield kind, tile.by_setting, of_block(shard, block), state, self._pool.cancel
 
         kinds = 2 if job.cells else 1
@@ -161,17 +161,17 @@ class _Kept:
         """The state of all lanes that stay, from that of every tile, of one block of coordinates."""
         first = parts[0]
         coordinates, variables = first.lanes.shape[:2]
-        room = ShardState(
+        whole = ShardState(
             np.empty((coordinates, variables, self._trajectories, self._settings), first.lanes.dtype),
             np.empty((first.clock.shape[0], self._settings)),
             np.empty((*first.moments.shape[:3], self._settings)),
         )
         for tile, part in zip(self._tiles, parts, strict=True):
             where = _consecutive(tile.settings)
-            room.lanes[:, :, tile.trajectories, where] = part.lanes
-            room.clock[:, where] = part.clock
-            room.moments[..., where] = part.moments
-        return room if self._stay.size == self._settings else room.select(self._stay)
+            whole.lanes[:, :, tile.trajectories, where] = part.lanes
+            whole.clock[:, where] = part.clock
+            whole.moments[..., where] = part.moments
+        return whole if self._stay.size == self._settings else whole.select(self._stay)
 
 
 def _alike(one: Tile, other: Tile) -> bool:

@@ -37,8 +37,8 @@ def run_paths(
 ) -> NDArray[np.float64]:
     """Paths of chosen coordinates, shape (settings, trajectories, records, coordinates, kept variables).
 
-    The first `keep` of theta and the optimizer's state variables are kept. A coordinate is a pure function of the
-    seed, so to keep its path it is simply run (again) on its own.
+    The first `keep` of theta, the optimizer's state variables and an average of the iterates are kept. A coordinate is
+    a pure function of the seed, so to keep its path it is simply run (again) on its own.
     """
     check_room(job, record.size, kept=coordinates.size * keep, stays=False)
     everything = coordinates_of(job.problem)

@@ -13,20 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba.core import types
-from numba.core.errors import NumbaError
 from numba.extending import overload
 
 import mcnqm.kernels.exponential  # noqa: F401 - what `exp` is in a kernel
-from mcnqm.errors import ParameterError
 from mcnqm.kernels.jit import fma, load_row, number, scalar
 from mcnqm.kernels.sources import source
-from mcnqm.problems.landscapes import Functions, functions_of, give_functions
+from mcnqm.problems.landscapes import functions_of, give_functions
 
 __all__ = [
     "Kind",
     "Rising",
     "add_loss",
-    "check_kind",
     "described",
     "judged_by",
     "kind_of",
@@ -82,30 +79,6 @@ def kind_of(numbers: type) -> Kind:
     shape = (numbers._fields, *map(source, functions))  # type: ignore[attr-defined]
     loss, gradient, variance = map(scalar, functions)
     return Kind(loss, gradient, variance, hashlib.sha256(repr(shape).encode()).hexdigest()[:16])
-
-
-@functools.cache
-def check_kind(numbers: type, name: str) -> None:
-    """Raise `ParameterError` if the functions of a kind, so named, do not compile, or return no number."""
-    from numba import typeof  # noqa: PLC0415
-
-    for part, function in zip(Functions._fields, kind_of(numbers), strict=False):
-        entry = numbers._make([1.0] * len(numbers._fields))  # type: ignore[attr-defined]
-        signature = (types.float64, typeof(entry))
-        try:
-            function.compile(signature)  # type: ignore[attr-defined]
-        except (NumbaError, TypeError, NotImplementedError) as error:
-            raise ParameterError(part, _mistake(error), f"compile with Numba in {name}") from None
-        result = function.overloads[signature].signature.return_type  # type: ignore[attr-defined]
-        if not isinstance(result, (types.Float, types.Integer)):
-            raise ParameterError(part, f"a {result}", f"return a number in {name}")
-
-
-def _mistake(error: Exception) -> str:
-    """The line of a compiler's message that says what is wrong."""
-    lines = [line.strip() for line in str(error).split("\n")]
-    telling = [line for line in lines if line and not line.startswith(("Failed in", "During:", "File", "[", "<", "-"))]
-    return (telling or [type(error).__name__])[0]
 
 
 # ----------------------------------------------------------------------------- dispatch by type, inside a kernel

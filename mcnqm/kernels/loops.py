@@ -104,7 +104,8 @@ class Shard(NamedTuple):
     record : ndarray of int64, shape (records,)
         Steps to record, increasing; those beyond `start` up to `stop`, and step 0 of a new run.
     keep : int
-        0: sum the loss of the iterates over coordinates. k > 0: write the first k of theta and the state variables.
+        0: sum the loss of the iterates over coordinates. k > 0: write the first k of theta, the state variables and
+        the average.
     edges, second, share : ndarray of float64, shape (coordinates, cells - 1) and twice (coordinates, cells)
         Cells of the starting point's law, for the twin: bounds of θ², its mean within, and the chance of each. No
         cells, no twin.

@@ -16,6 +16,7 @@ from mcnqm.kernels.caching import sources
 from mcnqm.kernels.gradients import kind_of
 from mcnqm.kernels.jit import OPTIONS
 from mcnqm.kernels.loops import BY_SETTING, BY_TRAJECTORY, LANES, Shard, advance_kernel
+from mcnqm.kernels.mistakes import named
 from mcnqm.kernels.noise import GAUSSIAN, streams
 from mcnqm.kernels.updates import rule_of
 
@@ -35,14 +36,14 @@ class ShardState(NamedTuple):
     clock : ndarray of float64, shape (clock variables, settings)
     moments : ndarray of float64, shape (coordinates, cells, moments, settings)
         Of the twin; without one, no cells.
-    room : ndarray, optional
+    buffer : ndarray, optional
         Where the kernel had the lanes, of which `lanes` is then a view; the next stretch may go on in it.
     """
 
     lanes: NDArray[Any]
     clock: NDArray[np.float64]
     moments: NDArray[np.float64]
-    room: NDArray[Any] | None = None
+    buffer: NDArray[Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardState, self[:3]  # to another process go the lanes alone
@@ -119,7 +120,7 @@ def advance_shard(
     shard : Shard
         What to run.
     state : ShardState, optional
-        The state at ``shard.start``; not needed at 0. If it has a room, that is used up: pass it once only.
+        The state at ``shard.start``; not needed at 0. If it has a buffer, that is used up: pass it once only.
     cancel : ndarray of uint8, shape (1,), optional
         See `new_cancel_flag`. The result of a cancelled shard means nothing.
 
@@ -128,8 +129,10 @@ def advance_shard(
     ShardResult
     """
     rule = rule_of(hyper_type)
-    if shard.keep > 1 + len(rule.state):
-        raise ParameterError("keep", shard.keep, f"be at most {1 + len(rule.state)} for {hyper_type.__name__}")
+    averaged = bool(shard.scheduled) and bool(shard.scheduled[-1])
+    most = 1 + len(rule.state) + averaged
+    if shard.keep > most:
+        raise ParameterError("keep", shard.keep, f"be at most {most} for {hyper_type.__name__}")
     fields = len(hyper_type._fields)
     wide_p = hyper_type._make([1.0] * fields)
     like_p = hyper_type._make([shard.zero] * fields)
@@ -154,7 +157,6 @@ def advance_shard(
     trajectories, settings = shard.trajectories.size, shard.n_settings
     wide = _padded(shard, by_setting)
     groups, lanes = (trajectories, settings) if by_setting else (settings, trajectories)
-    averaged = bool(shard.scheduled) and bool(shard.scheduled[-1])
     variables = 1 + len(like_s) + (0 if twin is None else 1 + len(like_y)) + averaged
     shape = (shard.curvature.size, groups, variables, LANES)
     moments = _zeros((shard.curvature.size, cells, len(like_f) + len(like_a), LANES))
@@ -163,13 +165,13 @@ def advance_shard(
     axes = (0, 2, 1, 3) if by_setting else (0, 3, 1, 2)
     back = np.argsort(axes)
     # New memory is slow to touch: a state whose lanes are where they are to be is advanced in place.
-    room = None if state is None or state.room is None or state.room.shape != shape else state.room
-    if state is not None and room is not None and room[..., :lanes].transpose(back).strides != state.lanes.strides:
-        room = None
-    if room is None:
-        room = _zeros(shape, type(shard.zero))
+    buffer = None if state is None or state.buffer is None or state.buffer.shape != shape else state.buffer
+    if state is not None and buffer is not None and buffer[..., :lanes].transpose(back).strides != state.lanes.strides:
+        buffer = None
+    if buffer is None:
+        buffer = _zeros(shape, type(shard.zero))
         if state is not None:
-            room[..., :lanes] = state.lanes.transpose(axes)
+            buffer[..., :lanes] = state.lanes.transpose(axes)
     if state is not None:
         clock[:, :settings] = state.clock
         moments[..., :settings] = state.moments
@@ -186,21 +188,27 @@ def advance_shard(
     kernel = advance_kernel(hyper_type, kind, f"{sources()}-{rule.fingerprint}{of_kind}")
     layout = BY_SETTING if by_setting else BY_TRAJECTORY
     flag = new_cancel_flag() if cancel is None else cancel
-    flat = (a.reshape(-1) for a in (room, clock, moments, out, expected))
-    kernel(layout, wide_p, like_p, like_s, like_c, like_k, like_f, like_y, like_a, wide, *flat, flag)
+    flat = (a.reshape(-1) for a in (buffer, clock, moments, out, expected))
+    try:
+        kernel(layout, wide_p, like_p, like_s, like_c, like_k, like_f, like_y, like_a, wide, *flat, flag)
+    except Exception as error:
+        said = named(error, hyper_type, kind)
+        if said is error:
+            raise
+        raise said from None
 
     # (output, record, group, kept, lane) to (record, trajectory, setting, output, kept)
     result = out[..., :lanes].transpose((1, 2, 4, 0, 3) if by_setting else (1, 4, 2, 0, 3))
     if not shard.keep:
         result = result[..., 0, 0] if twin is None else result[..., 0, :]
-    # What a caller keeps of a narrow shard is not to hold on to the room of a wide one, if that is much.
-    wide_enough = 2 * lanes >= LANES or (8 * lanes >= LANES and room.nbytes <= _SMALL)
-    kept_lanes = room[..., :lanes] if wide_enough else room[..., :lanes].copy()
+    # What a caller keeps of a narrow shard is not to hold on to the buffer of a wide one, if that is much.
+    wide_enough = 2 * lanes >= LANES or (8 * lanes >= LANES and buffer.nbytes <= _SMALL)
+    kept_lanes = buffer[..., :lanes] if wide_enough else buffer[..., :lanes].copy()
     end = ShardState(
         kept_lanes.transpose(back),
         clock[:, :settings],
         moments[..., :settings].copy(),
-        room if wide_enough else None,
+        buffer if wide_enough else None,
     )
     return ShardResult(result, expected[:, :settings], end)
 
@@ -208,9 +216,9 @@ def advance_shard(
 def _zeros(shape: tuple[int, ...], kind: type = float) -> NDArray[Any]:
     """Zeros that begin on a cache line: NumPy's begin anywhere, and half of all vectors would then straddle two."""
     size = math.prod(shape)
-    room: NDArray[Any] = np.zeros(size + 16, kind)
-    first = -room.ctypes.data % 64 // room.itemsize
-    return room[first : first + size].reshape(shape)
+    buffer: NDArray[Any] = np.zeros(size + 16, kind)
+    first = -buffer.ctypes.data % 64 // buffer.itemsize
+    return buffer[first : first + size].reshape(shape)
 
 
 def padded(lanes: int) -> int:

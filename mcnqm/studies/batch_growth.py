@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,11 @@ from mcnqm.domains import integer, positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Adam
 from mcnqm.problems import NoisyQuadratic
-from mcnqm.progress import Meter, NoMeter
+from mcnqm.progress import Meter
 from mcnqm.provenance import recorded
 from mcnqm.schedules import piecewise
 from mcnqm.simulation import simulate
+from mcnqm.studies.cells import check_counts, finished
 
 __all__ = ["WAYS", "BatchGrowthConfig", "run"]
 
@@ -70,11 +72,7 @@ class BatchGrowthConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        integer("batch_size", self.batch_size, 1)
-        integer("factor", self.factor, 2)
-        integer("stages", self.stages, 2)
-        integer("trajectories", self.trajectories, 2)
-        integer("seed", self.seed, 0, 2**64 - 1)
+        check_counts(self, batch_size=1, factor=2, stages=2, trajectories=2)
         positive.check("examples", self.examples)
         largest = self.batch_size * self.factor ** (2 * (self.stages - 1))
         if integer("examples", self.examples, 1) % largest:
@@ -126,21 +124,16 @@ def run(
     True
     """
     config = BatchGrowthConfig() if config is None else config
-    meter = NoMeter() if meter is None else meter
-    meter.start(float(len(WAYS) * len(config.optimizers)), "batch growth")
     per_stage = 8
     marks = np.linspace(0, config.stages * config.examples, per_stage * config.stages + 1).round().astype(np.int64)
-    rows = []
-    try:
-        for optimizer in config.optimizers.values():
-            cells = []
-            for way in WAYS:
-                cells.append(_run(config, optimizer, way, marks, executor, threads))
-                meter.advance(1.0)
-            rows.append(xr.concat(cells, dim="way"))
-    finally:
-        meter.close()
-    study = xr.concat(rows, dim="optimizer").assign_coords(
+    parts = {
+        (label, way): partial(_run, config, optimizer, way, marks, executor, threads)
+        for label, optimizer in config.optimizers.items()
+        for way in WAYS
+    }
+    runs = finished(parts, "batch growth", meter=meter)
+    rows = [xr.concat([runs[label, way] for way in WAYS], dim="way") for label in config.optimizers]
+    study: xr.Dataset = xr.concat(rows, dim="optimizer").assign_coords(
         optimizer=list(config.optimizers), way=list(WAYS), examples=("examples", marks, {"units": "examples"})
     )
     study.attrs = {

@@ -1,24 +1,80 @@
-"""Measurements by name that several questions share: made once, kept in memory and, with a checkpoint, on disk."""
+"""What studies have in common: parts by name, made once and kept, and checks of the numbers that decide them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
 
 from mcnqm.checkpoint import Checkpoint
+from mcnqm.domains import Domain, integer
+from mcnqm.errors import ParameterError
+from mcnqm.progress import Meter, NoMeter
 
-__all__ = ["Cells", "source_fingerprint"]
+__all__ = ["Cells", "Numbers", "check_counts", "finished", "increasing", "source_fingerprint", "whole_sizes"]
+
+K = TypeVar("K", bound=Hashable)
+
+whole_sizes = Domain("be whole numbers >= 1", lambda x: (x >= 1) & (x == np.floor(x)))
+
+
+class Numbers:
+    """A configuration of numbers, and of tuples of them: base of a dataclass."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, fit for JSON."""
+        return dict(vars(self))
+
+
+def increasing(name: str, values: Any, domain: Domain = whole_sizes) -> None:
+    """Raise `ParameterError` unless there are values, all of them in the domain, each above the one before."""
+    array = domain.check(name, values)
+    if array.ndim != 1 or array.size == 0 or (np.diff(array) <= 0).any():
+        raise ParameterError(name, values, "increase")
+
+
+def check_counts(config: Any, last_seed: int = 2**64 - 1, /, **least: int) -> None:
+    """Raise `ParameterError` unless these attributes are whole and no less than that, and the seed is one."""
+    for name, low in least.items():
+        integer(name, getattr(config, name), low)
+    integer("seed", config.seed, 0, last_seed)
+
+
+def finished(
+    parts: Mapping[K, Callable[[], Any]], title: str, checkpoint: Checkpoint | None = None, meter: Meter | None = None
+) -> dict[K, Any]:
+    """What every part gives, first to last: found in the checkpoint, else made now and kept there.
+
+    Examples
+    --------
+    >>> finished({"one": lambda: {"made": 1}, "two": lambda: {"made": 2}}, "an example")
+    {'one': {'made': 1}, 'two': {'made': 2}}
+    """
+    meter = NoMeter() if meter is None else meter
+    meter.start(float(len(parts)), title)
+    found = {}
+    try:
+        for name, work in parts.items():
+            kept = None if checkpoint is None else checkpoint.find(str(name))
+            if kept is None:
+                kept = work()
+                if checkpoint is not None:
+                    checkpoint.keep(str(name), kept)
+            found[name] = kept
+            meter.advance(1.0)
+    finally:
+        meter.close()
+    return found
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Finished measurements.
+    """Finished measurements that several questions share.
 
     Attributes
     ----------

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,15 @@ from numpy.typing import NDArray
 
 from mcnqm import analytic
 from mcnqm.checkpoint import Checkpoint
-from mcnqm.domains import integer, positive
+from mcnqm.domains import Domain, positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Adam
 from mcnqm.problems import DoubleWell, NoisyQuadratic
-from mcnqm.progress import Meter, NoMeter
+from mcnqm.progress import Meter
 from mcnqm.provenance import recorded
 from mcnqm.simulation import simulate
 from mcnqm.statistics import jackknife
+from mcnqm.studies.cells import Numbers, check_counts, finished, increasing
 
 __all__ = ["OPTIMIZERS", "LineSearchConfig", "cells_of", "quick", "run"]
 
@@ -39,6 +41,8 @@ _WELLS = "wells"
 _ALONG = np.linspace(-1.0, 3.0, 41)
 """Multiples of the update at which the loss is looked at."""
 
+_whole = Domain("be whole numbers >= 0", lambda x: (x >= 0) & (x == np.floor(x)))
+
 _APART = 50
 """Steps between the updates that stand for the steady state."""
 
@@ -47,7 +51,7 @@ _PURPOSE = 19
 
 
 @dataclass(frozen=True)
-class LineSearchConfig:
+class LineSearchConfig(Numbers):
     """Everything that decides the study's numbers.
 
     Attributes
@@ -88,12 +92,8 @@ class LineSearchConfig:
             positive.check(name, getattr(self, name))
         if not 0.0 < self.momentum < 1.0:
             raise ParameterError("momentum", self.momentum, "be in (0, 1)")
-        integer("dim", self.dim, 2)
-        for name in ("batch_size", "factor", "directions", "late", "trajectories"):
-            integer(name, getattr(self, name), 1 if name in ("batch_size", "late") else 2)
-        integer("seed", self.seed, 0, 2**64 - 1)
-        if not self.steps or any(b <= a for a, b in zip((-1, *self.steps), self.steps, strict=False)):
-            raise ParameterError("steps", self.steps, "be numbers of steps >= 0 that increase")
+        check_counts(self, dim=2, batch_size=1, factor=2, directions=2, late=1, trajectories=2)
+        increasing("steps", self.steps, _whole)
 
     @property
     def problem(self) -> NoisyQuadratic:
@@ -106,10 +106,6 @@ class LineSearchConfig:
             return SGD(self.lr * (1.0 - self.momentum), momentum=self.momentum)
         return Adam(self.adam_lr) if label == "adam" else SGD(self.lr)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, fit for JSON."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
 
 def quick(config: LineSearchConfig | None = None) -> LineSearchConfig:
     """A smaller study of the same questions: under a minute."""
@@ -119,7 +115,13 @@ def quick(config: LineSearchConfig | None = None) -> LineSearchConfig:
 
 def cells_of(config: LineSearchConfig) -> list[str]:
     """Names of the parts of the study."""
-    return [*OPTIMIZERS, _WELLS]
+    return list(_parts(config))
+
+
+def _parts(config: LineSearchConfig, **workers: Any) -> dict[str, Any]:
+    """Parts by name: what computes each."""
+    parts: dict[str, Any] = {label: partial(_lines, config, label, workers) for label in OPTIMIZERS}
+    return {**parts, _WELLS: partial(_wells, config, workers)}
 
 
 @recorded("mcnqm.studies.line_search.run", LineSearchConfig)
@@ -180,21 +182,7 @@ def run(
     True
     """
     config = LineSearchConfig() if config is None else config
-    meter = NoMeter() if meter is None else meter
-    names = cells_of(config)
-    meter.start(float(len(names)), "line search")
-    found: dict[str, dict[str, Any]] = {}
-    try:
-        for name in names:
-            kept = None if checkpoint is None else checkpoint.find(name)
-            if kept is None:
-                kept = _wells(config, executor, threads) if name == _WELLS else _lines(config, name, executor, threads)
-                if checkpoint is not None:
-                    checkpoint.keep(name, kept)
-            found[name] = kept
-            meter.advance(1.0)
-    finally:
-        meter.close()
+    found = finished(_parts(config, executor=executor, threads=threads), "line search", checkpoint, meter)
     data: dict[str, Any] = {
         name: (("optimizer", "step"), np.array([found[label][name] for label in OPTIMIZERS]), {"long_name": text})
         for name, text in _NAMES.items()
@@ -235,24 +223,24 @@ _NAMES = {
 }
 
 
-def _lines(config: LineSearchConfig, label: str, executor: Executor | None, threads: int | None) -> dict[str, Any]:
-    problem, optimizer, at = config.problem, config.optimizer(label), np.array(config.steps)
-    h = problem.curvature
+def _updates(
+    config: LineSearchConfig, problem: Any, optimizer: Any, at: NDArray[np.int64], workers: Any, **options: Any
+) -> list[Array]:
+    """Parameters at those steps, updates that follow and, with the state, gradients; (trajectory, step, coordinate)."""
     record = np.unique(np.concatenate([at, at + 1]))
-    runs = simulate(
-        *(problem, optimizer, config.batch_size, int(record[-1])),
-        record=record,
-        coordinates=np.arange(config.dim),
-        record_state=True,
-        trajectories=config.trajectories,
-        seed=config.seed,
-        executor=executor,
-        threads=threads,
-    )
-    theta = runs["theta"].sel(step=at).transpose("trajectory", "step", "coordinate").values
-    after = runs["theta"].sel(step=at + 1).transpose("trajectory", "step", "coordinate").values
-    u, slope = theta - after, h * theta
-    g = runs["gradient"].sel(step=at).transpose("trajectory", "step", "coordinate").values
+    given = {"record": record, "coordinates": np.arange(problem.dim), **options, **workers}
+    given |= {"trajectories": config.trajectories, "seed": config.seed}
+    runs = simulate(problem, optimizer, config.batch_size, int(record[-1]), **given)
+    looks = [("theta", at), ("theta", at + 1), *([("gradient", at)] if options else [])]
+    order = ("trajectory", "step", "coordinate")
+    theta, after, *g = (runs[name].sel(step=step).transpose(*order).values for name, step in looks)
+    return [theta, theta - after, *g]
+
+
+def _lines(config: LineSearchConfig, label: str, workers: Any) -> dict[str, Any]:
+    at, h = np.array(config.steps), config.problem.curvature
+    theta, u, g = _updates(config, config.problem, config.optimizer(label), at, workers, record_state=True)
+    slope = h * theta
     down, bend = np.sum(u * slope, axis=-1), np.sum(h * u * u, axis=-1)
     expected, stderr = _quotient(bend, down)
     out: dict[str, Any] = {
@@ -264,28 +252,15 @@ def _lines(config: LineSearchConfig, label: str, executor: Executor | None, thre
         "residual": _residual(lambda x: 0.5 * np.sum(h * x * x, axis=-1), theta, u).tolist(),
     }
     out |= _directions(config, theta, slope) | _theory(config, label)
-    out["settled"], out["settled_stderr"] = _settled(config, label, executor, threads)
+    out["settled"], out["settled_stderr"] = _settled(config, label, workers)
     return out
 
 
-def _settled(
-    config: LineSearchConfig, label: str, executor: Executor | None, threads: int | None
-) -> tuple[float, float]:
+def _settled(config: LineSearchConfig, label: str, workers: Any) -> tuple[float, float]:
     """The expected ratio over many updates after the last step, and its error over trajectories."""
-    problem = config.problem
     at = config.steps[-1] + _APART * np.arange(config.late)
-    runs = simulate(
-        *(problem, config.optimizer(label), config.batch_size, int(at[-1]) + 1),
-        record=np.unique(np.concatenate([at, at + 1])),
-        coordinates=np.arange(config.dim),
-        trajectories=config.trajectories,
-        seed=config.seed,
-        executor=executor,
-        threads=threads,
-    )["theta"].transpose("trajectory", "step", "coordinate")
-    theta, after = (runs.sel(step=step).values for step in (at, at + 1))
-    u = theta - after
-    bend, down = (np.sum(problem.curvature * u * other, axis=-1).mean(axis=1) for other in (u, theta))
+    theta, u = _updates(config, config.problem, config.optimizer(label), at, workers)
+    bend, down = (np.sum(config.problem.curvature * u * other, axis=-1).mean(axis=1) for other in (u, theta))
     ratio, stderr = _quotient(bend, down)
     return float(ratio), float(stderr)
 
@@ -360,27 +335,14 @@ def _theory(config: LineSearchConfig, label: str) -> dict[str, Any]:
     }
 
 
-def _wells(config: LineSearchConfig, executor: Executor | None, threads: int | None) -> dict[str, Any]:
-    at = np.array(config.steps)
+def _wells(config: LineSearchConfig, workers: Any) -> dict[str, Any]:
     wells = DoubleWell(dim=100, initial_std=0.3)
-    record = np.unique(np.concatenate([at, at + 1]))
-    runs = simulate(
-        *(wells, SGD(config.lr), config.batch_size, int(record[-1])),
-        record=record,
-        coordinates=np.arange(wells.dim),
-        trajectories=config.trajectories,
-        seed=config.seed,
-        executor=executor,
-        threads=threads,
-    )
-    theta, after = (
-        runs["theta"].sel(step=step).transpose("trajectory", "step", "coordinate").values for step in (at, at + 1)
-    )
+    theta, u = _updates(config, wells, SGD(config.lr), np.array(config.steps), workers)
 
     def loss(x: Array) -> Array:
         return np.asarray(wells.loss(x[..., np.newaxis])[..., 0].sum(axis=-1))
 
-    return {"residual": _residual(loss, theta, theta - after).tolist()}
+    return {"residual": _residual(loss, theta, u).tolist()}
 
 
 def _residual(loss: Any, theta: Array, u: Array) -> Array:

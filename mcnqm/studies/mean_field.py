@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,14 +22,15 @@ from numpy.typing import NDArray
 
 from mcnqm import analytic
 from mcnqm._version import __version__
-from mcnqm.domains import Domain, integer, positive, unit_interval
+from mcnqm.domains import positive, unit_interval
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import Adam
 from mcnqm.problems import NoisyQuadratic
-from mcnqm.progress import Meter, NoMeter
+from mcnqm.progress import Meter
 from mcnqm.provenance import recorded
 from mcnqm.simulation import simulate
 from mcnqm.statistics import jackknife
+from mcnqm.studies.cells import check_counts, finished, increasing
 from mcnqm.tuning.routes import mean_field_route
 from mcnqm.tuning.search import Tuned
 from mcnqm.tuning.searches import tune_one
@@ -35,7 +38,6 @@ from mcnqm.tuning.searches import tune_one
 __all__ = ["VARIANTS", "MeanFieldConfig", "run"]
 
 Array = NDArray[np.float64]
-_sizes = Domain("be whole numbers >= 1", lambda x: (x >= 1) & (x == np.floor(x)))
 
 VARIANTS = ("full", "no fluctuations", "one twin", "fine rule")
 """The theory (order 2, starting point given); at order 1; at order 1 with a single twin; in full with more nodes."""
@@ -88,22 +90,15 @@ class MeanFieldConfig:
     search: tuple[float, float] = (1e-4, 1.0)
 
     def __post_init__(self) -> None:
-        for name, values, domain in (
-            ("batch_sizes", self.batch_sizes, _sizes),
-            ("beta2", self.beta2, unit_interval),
-            ("search", self.search, positive),
-        ):
-            array = domain.check(name, values)
-            if array.ndim != 1 or array.size == 0 or (np.diff(array) <= 0).any():
-                raise ParameterError(name, values, "increase")
+        increasing("batch_sizes", self.batch_sizes)
+        increasing("beta2", self.beta2, unit_interval)
+        increasing("search", self.search, positive)
         if len(self.search) != 2:
             raise ParameterError("search", self.search, "be two learning rates")
         positive.check("target", self.target)
         if self.target >= self.problem.initial_risk:
             raise ParameterError("target", self.target, f"be below the initial risk {self.problem.initial_risk:g}")
-        integer("trajectories", self.trajectories, 4)
-        integer("seed", self.seed, 0, 2**64 - _REPLICATES)
-        integer("points", self.points, 3)
+        check_counts(self, 2**64 - _REPLICATES, trajectories=4, points=3)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings; two studies with the same are the same."""
@@ -176,17 +171,9 @@ def run(
     True
     """
     config = MeanFieldConfig() if config is None else config
-    meter = NoMeter() if meter is None else meter
-    meter.start(float(len(config.beta2) * len(config.batch_sizes)), "mean field")
-    cells = []
-    try:
-        for beta2 in config.beta2:
-            for batch_size in config.batch_sizes:
-                cells.append(_cell(config, beta2, batch_size, executor, threads))
-                meter.advance(1.0)
-    finally:
-        meter.close()
-    return _labelled(config, cells)
+    both = product(config.beta2, config.batch_sizes)
+    parts = {each: partial(_cell, config, *each, executor, threads) for each in both}
+    return _labelled(config, list(finished(parts, "mean field", meter=meter).values()))
 
 
 class _Cell(NamedTuple):

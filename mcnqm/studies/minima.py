@@ -8,9 +8,10 @@ that is held against the Markov chain that SGD is, and against simulation of SGD
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,15 @@ from numpy.typing import NDArray
 
 from mcnqm.analytic import chain
 from mcnqm.checkpoint import Checkpoint
-from mcnqm.domains import integer, positive
+from mcnqm.domains import positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Adam
 from mcnqm.problems import DoubleWell
-from mcnqm.progress import Meter, NoMeter
+from mcnqm.progress import Meter
 from mcnqm.provenance import recorded
 from mcnqm.schedules import piecewise
 from mcnqm.simulation import simulate
+from mcnqm.studies.cells import Numbers, check_counts, finished, increasing
 
 __all__ = ["ANNEALINGS", "OPTIMIZERS", "MinimaConfig", "cells_of", "quick", "run"]
 
@@ -43,7 +45,7 @@ _FINE = 100
 
 
 @dataclass(frozen=True)
-class MinimaConfig:
+class MinimaConfig(Numbers):
     """Everything that decides the study's numbers.
 
     Attributes
@@ -79,17 +81,12 @@ class MinimaConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("ratios", "rates"):
-            values = positive.check(name, getattr(self, name))
-            if values.ndim != 1 or (np.diff(values) <= 0).any():
-                raise ParameterError(name, getattr(self, name), "increase")
+        increasing("ratios", self.ratios, positive)
+        increasing("rates", self.rates, positive)
         positive.check("ratio", self.ratio)
         if not 0.0 < self.momentum < 1.0:
             raise ParameterError("momentum", self.momentum, "be in (0, 1)")
-        integer("steps", self.steps, 16)
-        integer("dim", self.dim, 1)
-        integer("trajectories", self.trajectories, 2)
-        integer("seed", self.seed, 0, 2**64 - 1)
+        check_counts(self, steps=16, dim=1, trajectories=2)
         self.wells("sharp")
 
     def wells(self, start: str, noise: float = _BASE, dim: int = 1) -> DoubleWell:
@@ -100,10 +97,6 @@ class MinimaConfig:
         """The batch size at which the ratio is had."""
         return _FINE * lr / ratio
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, fit for JSON."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
 
 def quick(config: MinimaConfig | None = None) -> MinimaConfig:
     """A smaller study of the same questions: under a minute."""
@@ -113,7 +106,7 @@ def quick(config: MinimaConfig | None = None) -> MinimaConfig:
 
 def cells_of(config: MinimaConfig) -> list[str]:
     """Names of the parts of the study."""
-    return [name for name, _ in _parts(config)]
+    return list(_parts(config))
 
 
 @recorded("mcnqm.studies.minima.run", MinimaConfig)
@@ -165,48 +158,29 @@ def run(
     (array([[0.75, 0.85]]), array([[0.67, 0.67]]))
     """
     config = MinimaConfig() if config is None else config
-    meter = NoMeter() if meter is None else meter
-    parts = list(_parts(config))
-    meter.start(float(len(parts)), "minima")
-    found: dict[str, dict[str, Any]] = {}
-    try:
-        for name, work in parts:
-            kept = None if checkpoint is None else checkpoint.find(name)
-            if kept is None:
-                kept = work(executor, threads)
-                if checkpoint is not None:
-                    checkpoint.keep(name, kept)
-            found[name] = kept
-            meter.advance(1.0)
-    finally:
-        meter.close()
-    return _assembled(config, found)
+    return _assembled(config, finished(_parts(config, executor=executor, threads=threads), "minima", checkpoint, meter))
 
 
-def _parts(config: MinimaConfig) -> Iterator[tuple[str, Any]]:
-    """Names of parts, and what computes each."""
-    for ratio in config.ratios:
-        for lr in config.rates:
-            yield f"chain-{ratio:g}-{lr:g}", _bound(_chain, config, lr, ratio, _BASE)
-    for factor in _FACTORS:
-        for lr in config.rates:
-            yield f"noise-{factor:g}-{lr:g}", _bound(_chain, config, lr, config.ratio, factor * _BASE)
-    for label in OPTIMIZERS:
-        for lr in config.rates:
-            yield f"simulated-{label}-{lr:g}", _bound(_simulated, config, label, lr)
+def _parts(config: MinimaConfig, **workers: Any) -> dict[str, Any]:
+    """Parts by name: what computes each."""
+    parts = {}
+    for lr in config.rates:
+        for ratio in config.ratios:
+            parts[f"chain-{ratio:g}-{lr:g}"] = partial(_chain, config, lr, ratio, _BASE)
+        for factor in _FACTORS:
+            parts[f"noise-{factor:g}-{lr:g}"] = partial(_chain, config, lr, config.ratio, factor * _BASE)
+        for label in OPTIMIZERS:
+            parts[f"simulated-{label}-{lr:g}"] = partial(_simulated, config, label, lr, workers)
     for way in ANNEALINGS:
-        yield f"annealed-{way.replace(' ', '-')}", _bound(_annealed, config, way)
+        parts[f"annealed-{way.replace(' ', '-')}"] = partial(_annealed, config, way, workers)
+    return parts
 
 
 _FACTORS = (0.25, 0.5, 1.0, 2.0)
 """Of the noise, at a fixed ratio."""
 
 
-def _bound(work: Any, *given: Any) -> Any:
-    return lambda executor, threads: work(*given, executor, threads)
-
-
-def _chain(config: MinimaConfig, lr: float, ratio: float, noise: float, executor: Any, threads: Any) -> dict[str, Any]:
+def _chain(config: MinimaConfig, lr: float, ratio: float, noise: float) -> dict[str, Any]:
     wells, batch = config.wells("sharp", noise), config.batch_size(lr, ratio)
     settled = chain.stationary(wells, SGD(lr), batch).sel(well="wide")
     escape = chain.escape_steps(wells, SGD(lr), batch)
@@ -229,23 +203,21 @@ def _optimizer(config: MinimaConfig, label: str, lr: float) -> Any:
     return Adam(float(lr * scale))
 
 
-def _simulated(
-    config: MinimaConfig, label: str, lr: float, executor: Executor | None, threads: int | None
-) -> dict[str, float]:
+def _in_wide(
+    config: MinimaConfig, start: str, optimizer: Any, batch_size: Any, record: NDArray[np.int64], workers: Any
+) -> xr.DataArray:
+    """Where a run is in the wide well, over trajectories, recorded steps and coordinates."""
+    wells = config.wells(start, dim=config.dim)
+    given = {"record": record, "coordinates": np.arange(config.dim), **workers}
+    given |= {"trajectories": config.trajectories, "seed": config.seed}
+    found: xr.DataArray = simulate(wells, optimizer, batch_size, int(record[-1]), **given)["theta"] > wells.barrier
+    return found
+
+
+def _simulated(config: MinimaConfig, label: str, lr: float, workers: Any) -> dict[str, float]:
     record = np.linspace(config.steps // 2, config.steps, 9).astype(np.int64)
-    shares = []
-    for start in ("sharp", "wide"):
-        wells = config.wells(start, dim=config.dim)
-        runs = simulate(
-            *(wells, _optimizer(config, label, lr), config.batch_size(lr, config.ratio), config.steps),
-            record=record,
-            coordinates=np.arange(config.dim),
-            trajectories=config.trajectories,
-            seed=config.seed,
-            executor=executor,
-            threads=threads,
-        )
-        shares.append((runs["theta"] > wells.barrier).mean(("step", "coordinate")).values)
+    run = _optimizer(config, label, lr), config.batch_size(lr, config.ratio), record, workers
+    shares = [_in_wide(config, start, *run).mean(("step", "coordinate")).values for start in ("sharp", "wide")]
     # Both starts see the same noise: their mean is one sample.
     sample = np.mean(shares, axis=0)
     return {
@@ -262,9 +234,8 @@ def _wide(config: MinimaConfig, lr: float, batch_size: float) -> Any:
 _STAGES = 5
 
 
-def _annealed(config: MinimaConfig, way: str, executor: Executor | None, threads: int | None) -> dict[str, Any]:
+def _annealed(config: MinimaConfig, way: str, workers: Any) -> dict[str, Any]:
     lr, ratio = config.rates[-2], config.ratios[-1]
-    wells = config.wells("sharp", dim=config.dim)
     stage = np.arange(_STAGES)
     first = config.steps // 4
     if way == ANNEALINGS[0]:
@@ -274,16 +245,8 @@ def _annealed(config: MinimaConfig, way: str, executor: Executor | None, threads
     # Equally many examples in each stage, so fewer steps as batches grow.
     lengths = np.maximum((first * batches[0] / batches).round().astype(np.int64), 1)
     ends = np.cumsum(lengths)
-    runs = simulate(
-        *(wells, SGD(piecewise(rates, lengths)), piecewise(batches, lengths), int(ends[-1])),
-        record=ends,
-        coordinates=np.arange(config.dim),
-        trajectories=config.trajectories,
-        seed=config.seed,
-        executor=executor,
-        threads=threads,
-    )
-    share = (runs["theta"] > wells.barrier).mean("coordinate").transpose("trajectory", "step").values
+    run = SGD(piecewise(rates, lengths)), piecewise(batches, lengths), ends, workers
+    share = _in_wide(config, "sharp", *run).mean("coordinate").transpose("trajectory", "step").values
     return {
         "occupancy": share.mean(axis=0).tolist(),
         "stderr": (share.std(axis=0, ddof=1) / np.sqrt(share.shape[0])).tolist(),

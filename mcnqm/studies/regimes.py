@@ -9,7 +9,7 @@ as one, the noise scale along a run and the knee of steps against B, and its est
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from mcnqm import analytic
 from mcnqm.checkpoint import Checkpoint
-from mcnqm.domains import integer, positive
+from mcnqm.domains import positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD
 from mcnqm.problems import NoisyQuadratic
-from mcnqm.progress import Meter, NoMeter
+from mcnqm.progress import Meter
 from mcnqm.provenance import recorded
+from mcnqm.studies.cells import Numbers, check_counts, finished, increasing
 
 __all__ = ["NOISES", "RegimesConfig", "cells_of", "quick", "run"]
 
@@ -31,12 +32,11 @@ Array = NDArray[np.float64]
 
 NOISES = ("additive", "multiplicative")
 _MOMENTA = (0.0, 0.9)
-_PARTS = ("edge", "best", "as_one", "gain", "estimate")
 _PURPOSE = 20
 
 
 @dataclass(frozen=True)
-class RegimesConfig:
+class RegimesConfig(Numbers):
     """Everything that decides the study's numbers.
 
     Attributes
@@ -68,16 +68,13 @@ class RegimesConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        integer("dim", self.dim, 1)
-        for name in ("slope", "target"):
-            positive.check(name, getattr(self, name))
-        for name in ("rates", "samples", "estimates"):
-            integer(name, getattr(self, name), 4)
-        for name in ("batch_sizes", "counts"):
-            values = getattr(self, name)
-            if len(values) < 2 or values[0] < 1 or any(b <= a for a, b in pairwise(values)):
-                raise ParameterError(name, values, "be two or more integers >= 1 that increase")
-        integer("seed", self.seed, 0, 2**64 - 1)
+        check_counts(self, dim=1, rates=4, samples=4, estimates=4)
+        positive.check("slope", self.slope)
+        positive.check("target", self.target)
+        increasing("counts", self.counts)
+        increasing("batch_sizes", self.batch_sizes)
+        if len(self.batch_sizes) < 2:
+            raise ParameterError("batch_sizes", self.batch_sizes, "be two or more, between which slopes are taken")
 
     def problem(self, noise: str) -> NoisyQuadratic:
         """The problem, by the name of its noise."""
@@ -85,10 +82,6 @@ class RegimesConfig:
         if noise == "additive":
             return plain
         return NoisyQuadratic(plain.curvature, multiplicative_noise=self.slope * plain.curvature)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, fit for JSON."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def quick(config: RegimesConfig | None = None) -> RegimesConfig:
@@ -99,7 +92,13 @@ def quick(config: RegimesConfig | None = None) -> RegimesConfig:
 
 def cells_of(config: RegimesConfig) -> list[str]:
     """Names of the parts of the study."""
-    return list(_PARTS)
+    return list(_parts(config))
+
+
+def _parts(config: RegimesConfig) -> dict[str, Any]:
+    """Parts by name: what computes each."""
+    works = {"edge": _edge, "best": _best, "as_one": _as_one, "gain": _gain, "estimate": _estimate}
+    return {name: partial(work, config) for name, work in works.items()}
 
 
 @recorded("mcnqm.studies.regimes.run", RegimesConfig)
@@ -152,21 +151,7 @@ def run(
     (array([0.4  , 1.6  , 1.969, 1.998]), array([0.429, 0.923, 0.995, 1.   ]))
     """
     config = RegimesConfig() if config is None else config
-    meter = NoMeter() if meter is None else meter
-    works = {"edge": _edge, "best": _best, "as_one": _as_one, "gain": _gain, "estimate": _estimate}
-    meter.start(float(len(_PARTS)), "regimes")
-    found: dict[str, dict[str, Any]] = {}
-    try:
-        for name in _PARTS:
-            kept = None if checkpoint is None else checkpoint.find(name)
-            if kept is None:
-                kept = works[name](config)
-                if checkpoint is not None:
-                    checkpoint.keep(name, kept)
-            found[name] = kept
-            meter.advance(1.0)
-    finally:
-        meter.close()
+    found = finished(_parts(config), "regimes", checkpoint, meter)
     data: dict[str, Any] = {}
     for name, (part, dims, units) in _VARIABLES.items():
         data[name] = (dims, np.array(found[part][name]), {"units": units})

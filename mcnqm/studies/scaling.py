@@ -23,7 +23,7 @@ from scipy import optimize
 from mcnqm import analytic
 from mcnqm._version import __version__
 from mcnqm.checkpoint import Checkpoint
-from mcnqm.domains import Domain, integer, positive
+from mcnqm.domains import positive
 from mcnqm.engine import Pool
 from mcnqm.errors import ParameterError
 from mcnqm.fits import log_slope, small_batch_regime, tradeoff
@@ -32,6 +32,7 @@ from mcnqm.problems import NoisyQuadratic, Problem, check_any_problem
 from mcnqm.progress import Meter, NoMeter
 from mcnqm.provenance import recorded
 from mcnqm.statistics import BOUNDS
+from mcnqm.studies.cells import check_counts, increasing
 from mcnqm.studies.chains import KINDS, Chains, cell, safe_name, theory_at
 from mcnqm.studies.contenders import CONTENDERS, Contender
 from mcnqm.tuning.routes import exact_route
@@ -41,7 +42,6 @@ from mcnqm.tuning.searches import checked
 __all__ = ["ScalingConfig", "cells_of", "examples_of_bounds", "run"]
 
 Array = NDArray[np.float64]
-_sizes = Domain("be whole numbers >= 1", lambda x: (x >= 1) & (x == np.floor(x)))
 
 _REVISION = 4
 """Raised whenever the same configuration comes to give other numbers, lest a checkpoint mix them."""
@@ -83,14 +83,9 @@ class ScalingConfig:
 
     def __post_init__(self) -> None:
         check_any_problem(self.problem)
-        sizes = _sizes.check("batch_sizes", self.batch_sizes)
-        if sizes.ndim != 1 or (np.diff(sizes) <= 0).any():
-            raise ParameterError("batch_sizes", self.batch_sizes, "increase")
+        increasing("batch_sizes", self.batch_sizes)
         positive.check("target", self.target)
-        integer("trajectories", self.trajectories, 1)
-        integer("replicates", self.replicates, 2)
-        integer("seed", self.seed, 0, 2**64 - 1)
-        integer("max_steps", self.max_steps, 1)
+        check_counts(self, trajectories=1, replicates=2, max_steps=1)
         if not self.contenders:
             raise ParameterError("contenders", self.contenders, "not be empty")
         if len(set(map(safe_name, self.contenders))) < len(self.contenders):
@@ -243,23 +238,7 @@ def _labeled(
     data["analytic_steps"] = (dims, closed(lambda c, t: t.steps), {"units": "steps"})
     data["analytic_effective_lr"] = (dims, closed(lambda c, t: c.effective_lr(t.values)))
 
-    ends = ("", "_low", "_high")
-    names = [*(q + end for q in ("slope", "S_min", "E_min", "B_crit") for end in ends), "misfit"]
-    fitted = {name: np.full(len(labels), np.nan) for name in names}
-    regime = np.zeros((len(labels), batch.size), dtype=bool)
-    for k in range(len(labels)):
-        steps, error = data["steps"][1][k], data["steps_stderr"][1][k]
-        steps = np.where(steps > 0, steps, np.inf)  # a target reached at the start says nothing of how steps scale
-        regime[k] = small_batch_regime(batch, steps, error)
-        slope = log_slope(
-            batch, data["effective_lr"][1][k], data["effective_lr_stderr"][1][k], regime[k] & ~data["at_edge"][1][k]
-        )
-        fitted["slope"][k], fitted["slope_low"][k], fitted["slope_high"][k] = slope
-        if np.isfinite(steps).sum() >= 3:
-            bend = tradeoff(batch, steps, error)
-            for name, values in fitted.items():
-                if hasattr(bend, name):
-                    values[k] = getattr(bend, name)
+    fitted, regime = _fitted(batch, {name: values for name, (_, values, *_) in data.items()})
     data["in_regime"] = (dims, regime)
     data["theory_error"] = (("optimizer",), _theory_error(data["steps"][1], data["analytic_steps"][1]))
     units = {"S_min": {"units": "steps"}, "E_min": {"units": "examples"}, "B_crit": {"units": "examples"}}
@@ -283,6 +262,31 @@ def _labeled(
             "seed": str(config.seed),
         },
     )
+
+
+def _fitted(batch: Array, table: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
+    """Slope, fewest steps and examples, and critical batch size with their ends, per optimizer; and the small batches.
+
+    Of tables (optimizer, batch size) by the names of the result.
+    """
+    ends = ("", "_low", "_high")
+    names = [*(q + end for q in ("slope", "S_min", "E_min", "B_crit") for end in ends), "misfit"]
+    count = table["steps"].shape[0]
+    fitted = {name: np.full(count, np.nan) for name in names}
+    regime = np.zeros((count, batch.size), dtype=bool)
+    for k in range(count):
+        steps, error = table["steps"][k], table["steps_stderr"][k]
+        steps = np.where(steps > 0, steps, np.inf)  # a target reached at the start says nothing of how steps scale
+        regime[k] = small_batch_regime(batch, steps, error)
+        usable = regime[k] & ~table["at_edge"][k]
+        slope = log_slope(batch, table["effective_lr"][k], table["effective_lr_stderr"][k], usable)
+        fitted["slope"][k], fitted["slope_low"][k], fitted["slope_high"][k] = slope
+        if np.isfinite(steps).sum() >= 3:
+            bend = tradeoff(batch, steps, error)
+            for name, values in fitted.items():
+                if hasattr(bend, name):
+                    values[k] = getattr(bend, name)
+    return fitted, regime
 
 
 def _theory_name(problem: Problem, contender: Contender) -> str:

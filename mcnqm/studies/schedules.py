@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,22 +19,22 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mcnqm import analytic
-from mcnqm.domains import Domain, integer, positive
+from mcnqm.domains import positive
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD
 from mcnqm.problems import NoisyQuadratic
-from mcnqm.progress import Meter, NoMeter
+from mcnqm.progress import Meter
 from mcnqm.provenance import recorded
 from mcnqm.scheduling import optimize_schedule
 from mcnqm.scheduling.checks import SIMULATION, route_of
 from mcnqm.scheduling.pieces import log_cap
+from mcnqm.studies.cells import check_counts, finished, increasing
 from mcnqm.studies.scaling import examples_of_bounds
 from mcnqm.tuning.tuner import tune
 
 __all__ = ["ScheduleConfig", "run"]
 
 Array = NDArray[np.float64]
-_sizes = Domain("be whole numbers >= 1", lambda x: (x >= 1) & (x == np.floor(x)))
 
 _SEARCH = {"lr": (1e-3, 1.0)}
 """Where the search for the best constant rate begins."""
@@ -77,14 +78,11 @@ class ScheduleConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        sizes = _sizes.check("batch_sizes", self.batch_sizes)
-        if sizes.ndim != 1 or (np.diff(sizes) <= 0).any():
-            raise ParameterError("batch_sizes", self.batch_sizes, "increase")
+        increasing("batch_sizes", self.batch_sizes)
         positive.check("target", self.target)
-        integer("pieces", self.pieces, 1)
+        check_counts(self, 2**64 - 2, pieces=1)
         for name, limit in self.limits.items():
             positive.check(name, limit)
-        integer("seed", self.seed, 0, 2**64 - 2)
         if not self.optimizers:
             raise ParameterError("optimizers", self.optimizers, "not be empty")
 
@@ -138,16 +136,12 @@ def run(
     True
     """
     config = ScheduleConfig() if config is None else config
-    meter = NoMeter() if meter is None else meter
-    cells = {}
-    meter.start(float(len(config.optimizers) * len(config.batch_sizes)), "schedules")
-    try:
-        for label, optimizer in config.optimizers.items():
-            for b in reversed(config.batch_sizes):
-                cells[label, b] = _cell(config, optimizer, b, executor, threads)
-                meter.advance(1.0)
-    finally:
-        meter.close()
+    parts = {
+        (label, b): partial(_cell, config, optimizer, b, executor, threads)
+        for label, optimizer in config.optimizers.items()
+        for b in reversed(config.batch_sizes)
+    }
+    cells = finished(parts, "schedules", meter=meter)
     rows = [
         xr.concat(
             [cells[label, b] for b in config.batch_sizes],
@@ -157,7 +151,7 @@ def run(
         )
         for label in config.optimizers
     ]
-    study = xr.concat(rows, dim="optimizer", join="outer", combine_attrs="drop")
+    study: xr.Dataset = xr.concat(rows, dim="optimizer", join="outer", combine_attrs="drop")
     study = study.assign_coords(
         optimizer=list(config.optimizers),
         batch_size=("batch_size", np.array(config.batch_sizes, dtype=np.float64), {"units": "examples"}),

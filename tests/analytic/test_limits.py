@@ -39,6 +39,9 @@ def test_steady_state_solves_the_lyapunov_equation(nesterov: bool, average: floa
             np.testing.assert_allclose(got.theta_momentum_covariance.item(), P[0, 1], rtol=1e-10, atol=1e-12)
         if average is not None:
             np.testing.assert_allclose(got.average_variance.item(), P[2, 2], rtol=1e-10)
+            np.testing.assert_allclose(got.theta_average_covariance.item(), P[0, 2], rtol=1e-10)
+        if average is not None and beta > 0:
+            np.testing.assert_allclose(got.momentum_average_covariance.item(), P[1, 2], rtol=1e-10, atol=1e-12)
         which = 0 if average is None else 2
         np.testing.assert_allclose(got.risk.item(), 0.1 * P[which, which], rtol=1e-10)
 

@@ -12,7 +12,7 @@ from scipy import special, stats
 import mcnqm
 from mcnqm import SGD, Adam, Lion, NoisyQuadratic, ParameterError, RMSProp
 from mcnqm.analytic import mean_field
-from mcnqm.analytic.linear import pace
+from mcnqm.analytic.linear import chunks
 from mcnqm.analytic.twins.quadrature import size_of_normal
 from mcnqm.analytic.twins.recursion import _rate
 
@@ -182,8 +182,8 @@ def test_many_steps_at_once(monkeypatch, beta2):
     at = [300, 1000, 3000, 10_000, 20_000]
 
     def run(until, per_octave):
-        monkeypatch.setattr(pace, "_EXACT_UNTIL", until)
-        monkeypatch.setattr(pace, "_PER_OCTAVE", per_octave)
+        monkeypatch.setattr(chunks, "_EXACT_UNTIL", until)
+        monkeypatch.setattr(chunks, "_PER_OCTAVE", per_octave)
         return np.array([mean_field.risk(PROBLEM, one, SOME, 20_000, record=at).risk.values for one in optimizers])
 
     single = run(10**9, 16)
@@ -197,7 +197,7 @@ def test_many_steps_at_a_balance_near_the_edge(monkeypatch, lr, batch_size):
     """RMSProp settles where steps are all but unstable; so do chunks, within 1 %."""
     at = [2000, 5000]
     found = mean_field.risk(PROBLEM, RMSProp(lr=lr), batch_size, 5000, record=at).risk.values
-    monkeypatch.setattr(pace, "_EXACT_UNTIL", 10**9)
+    monkeypatch.setattr(chunks, "_EXACT_UNTIL", 10**9)
     single = mean_field.risk(PROBLEM, RMSProp(lr=lr), batch_size, 5000, record=at).risk.values
     np.testing.assert_allclose(found, single, rtol=0.01)
 

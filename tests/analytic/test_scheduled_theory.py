@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
 
@@ -15,7 +16,7 @@ from selection import mostly_slow
 
 import mcnqm
 from mcnqm import SGD, NoisyQuadratic, ParameterError, analytic, averaging, schedules
-from mcnqm.analytic.linear import pace
+from mcnqm.analytic.linear import chunks
 from mcnqm.analytic.linear import scheduled as scheduled_maps
 from mcnqm.schedules import Schedule
 from mcnqm.settings import settings_of
@@ -126,9 +127,11 @@ def test_moments_equal_the_recursion(case, average):
             assert (abs(got[f"{name}_mean"].values - mu[..., i]) <= 1e-13 * size[..., i]).all()
             assert (abs(got[f"{name}_variance"].values - C[..., i, i]) <= 1e-13 * P[..., i, i]).all()
     assert ("average_mean" in got) == (mean is not None)
-    if "theta_momentum_covariance" in got:
-        off = abs(got.theta_momentum_covariance.values - C[..., 0, 1])
-        assert (off <= 1e-13 * size[..., 0] * size[..., 1]).all()
+    for (i, one), (j, other) in itertools.combinations(enumerate(("theta", "momentum", "average")), 2):
+        assert (f"{one}_{other}_covariance" in got) == (f"{one}_mean" in got and f"{other}_mean" in got)
+        if f"{one}_{other}_covariance" in got:
+            off = abs(got[f"{one}_{other}_covariance"].values - C[..., i, j])
+            assert (off <= 1e-13 * size[..., i] * size[..., j]).all()
 
 
 numbers = st.floats(0.01, 1.0)
@@ -454,6 +457,29 @@ def test_transition_under_a_schedule(monkeypatch):
     np.testing.assert_allclose(analytic.transition(PROBLEM, late, batch.later(60), 100).transition, A, atol=1e-14)
 
 
+@pytest.mark.parametrize("mean", [0.95, averaging.tail(80), averaging.growing(0.9)])
+@pytest.mark.parametrize("optimizer", [SGD(0.3), SGD(0.3, 0.8), CASES["Nesterov"][0]])
+def test_transition_with_an_average_carries_means_and_covariances(optimizer, mean):
+    """Means by A, and Cov(s at 160) less A Cov(s at 60) A^T does not depend on the law of the start."""
+    changing = {name: value.later(60) for name, value in optimizer._asdict().items() if isinstance(value, Schedule)}
+    late = mean.later(60) if isinstance(mean, Schedule) else mean
+    A = analytic.transition(PROBLEM, optimizer._replace(**changing), 4, 100, average=late).transition
+    names = list(A.to.values)
+    assert names == ["theta", *(["momentum"] if optimizer.momentum else []), "average"]
+    rest = []
+    for std in (0.5, 3.0):
+        problem = NoisyQuadratic(PROBLEM.curvature, PROBLEM.noise, PROBLEM.initial_mean, std, PROBLEM.multiplicity)
+        found = analytic.moments(problem, optimizer, 4, 160, record=[60, 160], average=mean)
+        mu = np.stack([found[f"{name}_mean"].values for name in names], axis=-1)
+        cov = np.empty((*mu.shape, len(names)))
+        for i, j in itertools.product(range(len(names)), repeat=2):
+            both = f"{names[i]}_variance" if i == j else f"{names[min(i, j)]}_{names[max(i, j)]}_covariance"
+            cov[..., i, j] = found[both].values
+        np.testing.assert_allclose((A.values @ mu[0, ..., np.newaxis])[..., 0], mu[1], atol=1e-13)
+        rest.append(cov[1] - A.values @ cov[0] @ A.values.swapaxes(-1, -2))
+    np.testing.assert_allclose(rest[0], rest[1], atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("lr", "batch"),
     [
@@ -474,10 +500,10 @@ def test_mean_field_of_many_steps_at_a_time(monkeypatch, lr, batch):
     adam = mcnqm.Adam(lr, beta2=schedules.piecewise([0.99, 0.999], [2000, 1]))
     found = analytic.mean_field.risk(problem, adam, batch, 15_000, record=record).risk.values
     with monkeypatch.context() as patch:
-        patch.setattr(pace, "_EXACT_UNTIL", 10**9)
+        patch.setattr(chunks, "_EXACT_UNTIL", 10**9)
         single = analytic.mean_field.risk(problem, adam, batch, 15_000, record=record).risk.values
     np.testing.assert_allclose(found, single, rtol=1e-3)
-    monkeypatch.setattr(pace.Pace, "chunk", pace.Pace(settings_of(mcnqm.Adam(0.1), 1)).chunk)
+    monkeypatch.setattr(chunks.Chunks, "chunk", chunks.Chunks(settings_of(mcnqm.Adam(0.1), 1)).chunk)
     wrong = analytic.mean_field.risk(problem, adam, batch, 15_000, record=record).risk.values
     assert not (abs(wrong / single - 1) < 1e-3).all()
 
@@ -490,9 +516,9 @@ def test_chunks_are_short_after_a_jump(monkeypatch):
         return analytic.mean_field.risk(problem, adam, batch, 9216, record=record).risk.values
 
     found = run()
-    monkeypatch.setattr(pace.Pace, "_age", lambda self, t: t)
+    monkeypatch.setattr(chunks.Chunks, "_age", lambda self, t: t)
     long = run()
-    monkeypatch.setattr(pace, "_EXACT_UNTIL", 10**9)
+    monkeypatch.setattr(chunks, "_EXACT_UNTIL", 10**9)
     single = run()
     np.testing.assert_allclose(found, single, rtol=1e-3)
     assert abs(long / single - 1).max() > 2e-3

@@ -133,6 +133,9 @@ def test_moments_equal_the_recursion(kind: str) -> None:
                 if case.average is not None:
                     expected["average_mean"] = (mean[2], scale[2])
                     expected["average_variance"] = (C[2][2], P[2][2])
+                    expected["theta_average_covariance"] = (C[0][2], scale[0] * scale[2])
+                    if case.optimizer.momentum > 0:
+                        expected["momentum_average_covariance"] = (C[1][2], scale[1] * scale[2])
                 assert set(got.data_vars) == set(expected)
                 for name, (value, size) in expected.items():
                     assert abs(got[name].values[i] - value) <= 1e-13 * size + SMALLEST, (name, case, steps)

@@ -56,13 +56,13 @@ def test_process_pool():
 
 
 def test_a_state_is_its_lanes_to_another_process():
-    """Not the room that they lie in."""
-    room = np.arange(2 * 3 * 2 * 64.0).reshape(2, 3, 2, 64)
-    state = ShardState(room[..., :8].transpose(0, 2, 1, 3), np.ones((1, 8)), np.empty((2, 0, 0, 8)), room)
+    """Not the buffer that they lie in."""
+    buffer = np.arange(2 * 3 * 2 * 64.0).reshape(2, 3, 2, 64)
+    state = ShardState(buffer[..., :8].transpose(0, 2, 1, 3), np.ones((1, 8)), np.empty((2, 0, 0, 8)), buffer)
     sent = pickle.dumps(state)
     assert len(sent) < 2 * state.lanes.nbytes
     back = pickle.loads(sent)
-    assert back.room is None
+    assert back.buffer is None
     assert np.array_equal(back.lanes, state.lanes)
     assert np.array_equal(back.clock, state.clock)
 

@@ -61,13 +61,19 @@ def fine(p, c, g, theta, s):
     ("update", "said"),
     [
         (missing_field, r"missing_field must use fields of Soft \(lr, width\), got 'widht'"),
-        (long_state, r"long_state must return \(theta, s\) with a state s of 1 \(m\), got .*"),
-        (no_state, r"no_state must return \(theta, s\) with a state s of 1 \(m\), got 0\.\d*"),
-        (bare_state, r"bare_state must return \(theta, s\) with a state s of 1 \(m\), got .*"),
-        (beyond, r"beyond must use only what there is, a state of 1 \(m\) and 0 coefficients of the clock, got .*"),
-        (no_coefficients, r"no_coefficients must use only what there is, .* 0 coefficients of the clock, got .*"),
+        (long_state, r"long_state must return \(theta, s\) with a state s of 1 \(m\), in Soft, got .*"),
+        (no_state, r"no_state must return \(theta, s\) with a state s of 1 \(m\), in Soft, got 0\.\d*"),
+        (bare_state, r"bare_state must return \(theta, s\) with a state s of 1 \(m\), in Soft, got .*"),
+        (
+            beyond,
+            r"beyond must use only what there is, a state of 1 \(m\) and 0 coefficients of the clock, in Soft, got .*",
+        ),
+        (
+            no_coefficients,
+            r"no_coefficients must use only .* 0 coefficients of the clock, in Soft, got .*",
+        ),
         (unpacked, r"unpacked must use only what there is, a state of 1 \(m\) .*got 'not enough values.*"),
-        (four_arguments, r"four_arguments must take 5 arguments, got .*"),
+        (four_arguments, r"four_arguments must take 5 arguments, in Soft, got .*"),
     ],
 )
 def test_a_slip_is_named(update, said):

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import mcnqm
-from mcnqm import SGD, NoisyQuadratic, analytic
+from mcnqm import SGD, NoisyQuadratic, analytic, averaging, schedules
 from mcnqm.comparison import EXACT, Theory, agreement
 
 ERROR_RATE = 1e-6
 
 
-def check(problem, optimizer, batch_size, steps, *, theory=EXACT, trajectories=2048, seed=0):
+def check(problem, optimizer, batch_size, steps, *, theory=EXACT, trajectories=2048, seed=0, average=None):
     report = agreement(
         problem,
         optimizer,
@@ -31,6 +31,7 @@ def check(problem, optimizer, batch_size, steps, *, theory=EXACT, trajectories=2
         seed=seed,
         error_rate=ERROR_RATE,
         theory=theory,
+        average=average,
     )
     worst = report.z_independent.where(np.abs(report.z_independent) > 4).to_series().dropna()
     assert bool(report.agrees), (
@@ -77,6 +78,21 @@ def linear_optimizers(draw, problem):
 @given(st.data(), problems(), st.sampled_from([1, 2, 10, 333.0]), st.integers(1, 300))
 def test_simulation_and_theory_agree(data, problem, batch_size, steps):
     check(problem, data.draw(linear_optimizers(problem)), batch_size, steps)
+
+
+averages = st.one_of(
+    st.sampled_from([0.0, 0.5, 0.99, 1 - 1e-9]),
+    st.integers(0, 100).map(averaging.tail),
+    st.floats(0.5, 0.999).map(averaging.growing),
+    st.floats(0.0, 8.0).map(averaging.polynomial),
+    st.floats(0.0, 0.99).map(lambda gamma: schedules.piecewise([gamma, 0.9, 0.2], [5, 20, 1])),
+)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data(), problems(), st.sampled_from([1, 10, 333.0]), st.integers(1, 200), averages)
+def test_averages_agree(data, problem, batch_size, steps, average):
+    check(problem, data.draw(linear_optimizers(problem)), batch_size, steps, average=average, trajectories=512)
 
 
 # ----------------------------------------------------------------------------------------------- negative controls
@@ -222,6 +238,44 @@ def test_a_first_gradient_that_is_dampened_too_is_rejected():
     assert float(agreement(CONTROL, plain, 4, 1, record=[0, 1], theory=weaker).p_value) < ERROR_RATE
 
 
+def averaged_as(change):
+    """The exact theory of another average."""
+    return Theory(
+        *(
+            lambda *a, average, one=one, **k: one(*a, average=change(average), **k)
+            for one in (analytic.moments, analytic.transition, analytic.risk)
+        )
+    )
+
+
+WRONG_AVERAGES = {
+    "γ off by 0.5 %": (0.9, lambda gamma: 1.005 * gamma),
+    "a schedule's γ off by 1 %": (schedules.piecewise([0.5, 0.9], [20, 1]), lambda gamma: 1.01 * gamma),
+    "begins a step late": (averaging.tail(20), lambda gamma: gamma.later(1)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    list(zip(WRONG_AVERAGES, [SGD(lr=0.1, momentum=0.8), DAMPENED, SGD(lr=0.3)], strict=True)),
+)
+def test_a_wrong_average_is_rejected(name, optimizer):
+    average, change = WRONG_AVERAGES[name]
+    check(CONTROL, optimizer, 4, 60, theory=averaged_as(lambda gamma: gamma), average=average)
+    report = agreement(CONTROL, optimizer, 4, 60, trajectories=2048, theory=averaged_as(change), average=average)
+    assert bool(report.consistent)  # it is the data that reject it
+    assert float(report.p_value) < ERROR_RATE
+
+
+def test_a_theory_of_the_iterates_is_no_theory_of_their_average():
+    alone = Theory(*(lambda *a, average, one=one, **k: one(*a, **k) for one in EXACT))
+    with pytest.raises(mcnqm.ParameterError, match="theory must have moments of theta and average here"):
+        agreement(CONTROL, SGD(lr=0.3), 4, 60, theory=alone, average=0.9)
+    mixed = EXACT._replace(risk=alone.risk)
+    report = agreement(CONTROL, SGD(lr=0.3), 4, 60, theory=mixed, average=0.9, trajectories=16)
+    assert not bool(report.consistent)
+
+
 def test_an_inconsistent_theory_is_rejected_without_data():
     risk = lambda *a, **k: analytic.risk(*a, **k) * (1 + 1e-6)  # noqa: E731
     report = agreement(CONTROL, SGD(lr=0.1), 4, 10, theory=EXACT._replace(risk=risk), trajectories=16)
@@ -254,6 +308,15 @@ def test_shape_of_the_report():
     assert report.p_value.dims == report.agrees.dims == ("lr", "batch_size")
     assert report.step.values[0] == 0
     assert report.step.values[-1] == 100
+    averaged = agreement(CONTROL, SGD(lr=0.1, momentum=0.5), 8, 100, trajectories=64, average=[0.5, 0.9])
+    assert averaged.z.dims == ("average", "moment", "step")
+    assert list(averaged.moment.values) == [*report.moment.values[:-1], "average_mean", "average_variance", "risk"]
+    # The iterate's own statistics do not know of an average, nor the results of another beside it.
+    alone = agreement(CONTROL, SGD(lr=0.1, momentum=0.5), 8, 100, trajectories=64)
+    statistic = list(alone.statistic.values)
+    xr.testing.assert_equal(
+        averaged.z_independent.sel(statistic=statistic).isel(average=0, drop=True), alone.z_independent
+    )
 
 
 @pytest.mark.parametrize(
@@ -265,6 +328,8 @@ def test_shape_of_the_report():
         ({"trajectories": 7}, "trajectories must be an integer in"),
         ({"error_rate": 0.0}, "error_rate must be in"),
         ({"seed": -1}, "seed must be"),
+        ({"average": 1.5}, "average must be in"),
+        ({"average": 1.0}, "average must be in"),
     ],
 )
 def test_bad_input(changes, message):
@@ -326,19 +391,21 @@ def test_z_of_the_risk_shows_a_certain_coordinate_that_is_wrong():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("average", [None, 0.9, averaging.tail(20)])
 @pytest.mark.parametrize(
     "optimizer", [SGD(lr=0.5), SGD(lr=0.1, momentum=0.9), SGD(lr=0.1, momentum=0.9, nesterov=True)]
 )
-def test_p_values_are_uniform(optimizer):
-    """Kolmogorov-Smirnov over 600 seeds; a new set of seeds fails with probability 1e-4 per optimizer."""
+def test_p_values_are_uniform(optimizer, average):
+    """Kolmogorov-Smirnov over 600 seeds; a new set of seeds fails with probability 1e-4 per case."""
     problem = NoisyQuadratic([1.0, 0.2, 0.01], noise=[0.5, 1.0, 2.0], initial_mean=[1.0, 0.0, -1.0])
-    p = [float(agreement(problem, optimizer, 4, 60, trajectories=32, seed=seed).p_value) for seed in range(600)]
+    given = {"trajectories": 32, "average": average}
+    p = [float(agreement(problem, optimizer, 4, 60, seed=seed, **given).p_value) for seed in range(600)]
     found = stats.kstest(p, "uniform")
     assert found.pvalue > 1e-4, found
     # Negative control: z-scores of correlated steps, combined as if they were independent, are not uniform.
     wrong = []
     for seed in range(600):
-        z = agreement(problem, optimizer, 4, 60, trajectories=32, seed=seed).z.values
+        z = agreement(problem, optimizer, 4, 60, seed=seed, **given).z.values
         wrong.append(stats.chi2.sf(np.nansum(z**2), np.isfinite(z).sum()))
     assert stats.kstest(wrong, "uniform").pvalue < 1e-4
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mcnqm
-from mcnqm import SGD, DoubleWell, NoisyQuadratic, ParameterError, QuarticWell, agreement, analytic
+from mcnqm import SGD, DoubleWell, NoisyQuadratic, ParameterError, QuarticWell, agreement, analytic, averaging
 
 H = np.array([1.0, 0.5, 0.2, 0.05])
 OPTIMIZERS = [SGD(0.4), SGD(0.1, momentum=0.8), SGD(0.1, momentum=0.8, nesterov=True), SGD(0.3, precondition=0.5)]
@@ -42,6 +42,19 @@ def test_wells_agree_with_their_chains(lr, batch, offset, wide, start, std, seed
     report = agreement(wells, SGD(lr), batch, 300, trajectories=4096, seed=seed, error_rate=1e-5)
     assert bool(report.agrees), report.p_value.item()
     assert list(report.moment.values) == ["risk", "occupancy"]
+
+
+def test_averages_agree_and_another_average_does_not(monkeypatch):
+    """At a false-alarm rate of 1e-5 for each of the two; the control's theory has another weight of the past."""
+    problem, real = NoisyQuadratic(H, multiplicative_noise=0.5 * H**2, noise_df=6.0), analytic.risk
+    for optimizer, average in ((SGD(0.5), averaging.tail(20)), (SGD(0.1, momentum=0.8), 0.9)):
+        report = agreement(problem, optimizer, 2, 60, trajectories=4096, average=average, error_rate=1e-5)
+        assert bool(report.agrees), report.p_value.item()
+    other = lambda *run, average, **more: real(*run, average=0.85, **more)  # noqa: E731
+    monkeypatch.setattr(analytic, "risk", other)
+    assert not bool(agreement(problem, SGD(0.1, momentum=0.8), 2, 60, trajectories=4096, average=0.9).agrees)
+    with pytest.raises(ParameterError, match="average must be left out on a landscape"):
+        agreement(DoubleWell(), SGD(0.1), 4, 10, average=0.9)
 
 
 def test_another_theory_is_noticed(monkeypatch):

@@ -32,7 +32,7 @@ def test_the_rate_selects_at_one_ratio(wells):
 
 def test_noise_enters_as_noise_over_batch_size(wells):
     np.testing.assert_allclose(wells.noise_chain.sel(noise=1.0), wells.chain.sel(ratio=0.025))
-    half = minima._chain(SMALL, 0.1, 0.0125, 12.0, None, None)["chain"]
+    half = minima._chain(SMALL, 0.1, 0.0125, 12.0)["chain"]
     assert float(wells.noise_chain.sel(noise=0.5, rate=0.1)) == pytest.approx(half, abs=1e-9)
 
 
@@ -48,9 +48,8 @@ def test_figures_have_their_panels(wells):
 def test_studies_resume_to_the_same_numbers(tmp_path, wells, monkeypatch):
     with Checkpoint(tmp_path / "parts", SMALL.to_dict()) as parts:
         minima.run(SMALL, checkpoint=parts)
-        monkeypatch.setattr(minima, "_chain", None)
-        monkeypatch.setattr(minima, "_simulated", None)
-        monkeypatch.setattr(minima, "_annealed", None)
+        for work in ("_chain", "_simulated", "_annealed"):
+            monkeypatch.setattr(minima, work, lambda *given: pytest.fail("it is there already"))
         again = minima.run(SMALL, checkpoint=parts)
         assert again.identical(wells)
         parts.remove(minima.cells_of(SMALL))

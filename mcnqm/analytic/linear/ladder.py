@@ -15,7 +15,7 @@ Arrays are ``[..., 2, coordinate]``, high and low words, the coordinate innermos
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,10 @@ __all__ = [
     "StepMap",
     "Weights",
     "advance",
+    "begin_ladder",
+    "blocked",
+    "build_ladder",
+    "empty_ladder",
     "empty_rung",
     "empty_state",
     "first_rung",
@@ -42,6 +46,9 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+
+_WIDTH = 128
+"""Coordinates per block: one rung of it (16 KB with momentum) stays in the first-level cache."""
 
 
 class StepMap(NamedTuple):
@@ -112,15 +119,55 @@ def _spread(noise: Array, power: Array, old: Array, scratch: Array) -> None:
             _copy(noise[i, j], noise[j, i])
 
 
+def blocked(array: NDArray[Any]) -> NDArray[Any]:
+    """Coordinates (..., size) in blocks, (blocks, ..., width); what fills up the last is zero, and weighs nothing."""
+    size = array.shape[-1]
+    width = min(_WIDTH, size)
+    blocks = -(-size // width)
+    wide = np.zeros((*array.shape[:-1], blocks * width), dtype=array.dtype)
+    wide[..., :size] = array
+    return np.ascontiguousarray(np.moveaxis(wide.reshape(*array.shape[:-1], blocks, width), -2, 0))
+
+
+def empty_ladder(step: StepMap, longest: int) -> Rung:
+    """Memory for all rungs up to `longest` steps of a blocked map; pages that are never touched cost nothing."""
+    shape = (longest.bit_length() + 1, *step.matrix.shape)
+    return Rung(np.empty(shape), np.empty(shape))
+
+
+@njit
+def begin_ladder(step: StepMap, ladder: Rung) -> None:
+    """Fill the first rung of every block."""
+    for k in range(step.matrix.shape[0]):
+        first_rung(
+            StepMap(step.matrix[k], step.impulse[k], step.initial[k]),
+            Rung(ladder.power[0, k], ladder.noise[0, k]),
+        )
+
+
+@njit
+def build_ladder(ladder: Rung, built: int, level: int, scratch: Array) -> int:
+    """Fill what is missing up to a level, and return how many rungs there are; `scratch` is of a rung's size."""
+    while built <= level:
+        for k in range(ladder.power.shape[1]):
+            square(
+                Rung(ladder.power[built - 1, k], ladder.noise[built - 1, k]),
+                Rung(ladder.power[built, k], ladder.noise[built, k]),
+                scratch,
+            )
+        built += 1
+    return built
+
+
 @njit
 def empty_rung(n: int, d: int) -> Rung:
-    """Room for a rung."""
+    """Memory for a rung."""
     return Rung(np.empty((n, n, 2, d)), np.empty((n, n, 2, d)))
 
 
 @njit
 def empty_state(n: int, d: int) -> State:
-    """Room for a state."""
+    """Memory for a state."""
     return State(np.empty((n, 2, d)), np.empty((n, n, 2, d)))
 
 

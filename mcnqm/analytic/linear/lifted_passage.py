@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 def rising_passage(walk: Walk, piece: Piece, target: float) -> float:
     """First passage after the start of a piece and up to its end, inf if none."""
-    course, problem = walk.course, walk.problem
+    setting, problem = walk.setting, walk.problem
     step, into, _ = stretch_map(walk, piece)
     n, size = step.matrix.shape[0], problem.size
     vector, noise = into(walk.state)
@@ -32,15 +32,15 @@ def rising_passage(walk: Walk, piece: Piece, target: float) -> float:
     state[-1, 0] = 0.0
     state[-1, 1, 0] = 1.0
     cells = cells_of(n)
-    readout = n - 1 if course.averaged else 0
+    readout = n - 1 if setting.averaged else 0
     row = cells.index((readout, readout))
     half = 0.5 * problem.multiplicity * problem.curvature
     # What nothing drives stays at zero, even where its map overflows.
     weight = np.where((problem.initial_second_moment > 0) | (problem.noise > 0), half, 0.0)
     motion = motion_of(walk, piece, step)
-    counted = course.counted(piece.start) if piece.form == COUNTING else -1
+    counted = setting.counted(piece.start) if piece.form == COUNTING else -1
     last = piece.stop - piece.start
-    goal = Goal(target, last, float(course.table(piece.start, piece.start + 1)[2, 0]), counted)
+    goal = Goal(target, last, float(setting.table(piece.start, piece.start + 1)[2, 0]), counted)
     weights = np.repeat(weight[np.newaxis], n, axis=0)
 
     def left(now: Array) -> Array:

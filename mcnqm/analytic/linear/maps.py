@@ -96,6 +96,11 @@ class LinearMap:
         variance = noise[..., 1, 1, :] - back * (noise[..., 0, 1, :] + cross)
         return vector[..., 1, :] - back * vector[..., 0, :], variance, cross
 
+    def beside_buffer(self, noise: Array) -> Array:
+        """Covariance of m̃ with the average, from S, shape (..., n, n, size)."""
+        back = np.where(self.flipped, 2.0, 0.0)
+        return noise[..., 1, self.readout, :] - back * noise[..., 0, self.readout, :]
+
     def weights(self, problem: NoisyQuadratic) -> Weights:
         """Shares of the entries in the risk at batch size 1."""
         half = 0.5 * problem.multiplicity * problem.curvature

@@ -42,18 +42,18 @@ class Goal(NamedTuple):
 
 def motion_of(walk: Walk, piece: Piece, step: StepMap) -> Motion:
     """How transients move in a piece."""
-    course, size = walk.course, walk.problem.size
-    lr = float(course.table(piece.start, piece.start + 1)[0, 0])
-    inner = step.matrix.shape[0] - course.averaged
+    setting, size = walk.setting, walk.problem.size
+    lr = float(setting.table(piece.start, piece.start + 1)[0, 0])
+    inner = step.matrix.shape[0] - setting.averaged
     found = modes(step.matrix[:inner, :inner])
     kind, angle = found.kind, found.angle
-    by = np.full(size, AVERAGE if course.averaged else BOTH if inner == 1 else REAL)
+    by = np.full(size, AVERAGE if setting.averaged else BOTH if inner == 1 else REAL)
     if lr == 0.0:
         kind, angle = np.full(size, DECAYING), np.zeros(size)  # θ stays
     elif inner == 1:
         # A single root below 0 alternates, and then an average's iterate has no sign.
         kind = np.where((step.matrix[0, 0, 0] >= 0.0) | (by == BOTH), SINGLE, ALTERNATING)
-        if course.averaged and piece.form != COUNTING:
+        if setting.averaged and piece.form != COUNTING:
             # Two real roots: sharper than by way of the iterate.
             pair = modes(step.matrix).kind == DECAYING
             by = np.where(pair, REAL, by)

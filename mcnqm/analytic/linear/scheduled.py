@@ -33,7 +33,17 @@ from mcnqm.problems import NoisyQuadratic
 from mcnqm.schedules import FOREVER, Curve, stretches
 from mcnqm.settings import Settings
 
-__all__ = ["COUNTING", "FLAT", "STEPWISE", "Course", "Piece", "Walk", "courses_of", "stretch_map", "unshared"]
+__all__ = [
+    "COUNTING",
+    "FLAT",
+    "STEPWISE",
+    "Piece",
+    "ScheduledSetting",
+    "Walk",
+    "scheduled_settings",
+    "stretch_map",
+    "unshared",
+]
 
 Array = NDArray[np.float64]
 
@@ -91,8 +101,8 @@ class _Line:
 
 
 @dataclass(frozen=True)
-class Course:
-    """What the numbers of one setting do in the course of a run.
+class ScheduledSetting:
+    """What the numbers of one setting do from step to step.
 
     Attributes
     ----------
@@ -155,13 +165,13 @@ class Course:
         return [Piece(*piece) for piece in pieces]
 
 
-def courses_of(
+def scheduled_settings(
     settings: Settings, nesterov: bool, buffer: bool | None = None, *, apart: bool = False
-) -> list[tuple[NDArray[np.int64], Course]]:
-    """The distinct courses of a sweep, and which settings share each.
+) -> list[tuple[NDArray[np.int64], ScheduledSetting]]:
+    """The distinct scheduled settings of a sweep, and which of its settings share each.
 
-    Settings that differ only in a constant batch size share one at batch size 1, and those that differ in a target.
-    With `buffer` given, all have a momentum buffer, or none. With `apart`, no batch sizes share a course.
+    Settings that differ only in a constant batch size share one at batch size 1; so do those that differ in a target.
+    With `buffer` given, all have a momentum buffer, or none. With `apart`, no batch sizes share a setting.
     """
     tables = settings.schedules
     shared = ("target",) if apart or "batch_size" in tables else ("target", "batch_size")
@@ -180,50 +190,51 @@ def courses_of(
                 line = _Line(name, line.scale, table.curves[int(table.which[members[0]])], table.domain)
             lines[name] = line
         moving = lines["momentum"].scale != 0.0 if buffer is None else buffer
-        found.append((members, Course(lines, values["precondition"], nesterov, moving, "average" in values)))
+        found.append((members, ScheduledSetting(lines, values["precondition"], nesterov, moving, "average" in values)))
     return found
 
 
 def unshared(settings: Settings, apart: bool = False) -> Array:
-    """What to divide the variance part by, for each setting: its batch size, unless its course already has."""
+    """What to divide the variance part by, for each setting: its batch size, unless the walk already has."""
     return np.ones(settings.size) if apart or "batch_size" in settings.schedules else settings.values["batch_size"]
 
 
 class Walk:
-    """Second moments of every coordinate under one course, advanced from step to step.
+    """Second moments of every coordinate under one setting, advanced from step to step.
 
     Parameters
     ----------
     problem : NoisyQuadratic
-    course : Course
+    setting : ScheduledSetting
     initial : sequence of float
-        Of θ and m, the start whose response v is.
+        Of θ, m and θ̄, the start whose response v is.
     """
 
-    def __init__(self, problem: NoisyQuadratic, course: Course, initial: tuple[float, float] = (1.0, 0.0)) -> None:
-        self.problem, self.course, self.step = problem, course, 0
+    def __init__(
+        self, problem: NoisyQuadratic, setting: ScheduledSetting, initial: tuple[float, float, float] = (1.0, 0.0, 1.0)
+    ) -> None:
+        self.problem, self.setting, self.step = problem, setting, 0
         self.state = np.zeros((ROWS, problem.size))
-        self.state[V0] = self.state[VA] = initial[0]
-        self.state[V1] = initial[1]
+        self.state[[V0, V1, VA]] = np.array(initial)[:, np.newaxis]
         self.curvature = np.ascontiguousarray(problem.curvature, dtype=np.float64)
         with np.errstate(over="ignore", under="ignore"):
-            self.unit = problem.curvature**-course.precondition
+            self.unit = problem.curvature**-setting.precondition
         half = 0.5 * problem.multiplicity * problem.curvature
         # Where noise rises with the parameter, S is what noise has left itself, and not for noise of variance 1.
         self.rising = rises(problem)
         self.weights = np.stack([half * problem.initial_second_moment, half if self.rising else half * problem.noise])
         self._drive = np.stack([problem.noise, problem.multiplicative_noise, problem.initial_second_moment])
-        self._shape = (course.buffer, course.nesterov, course.averaged)
+        self._shape = (setting.buffer, setting.nesterov, setting.averaged)
 
     def risk(self) -> Array:
         """Bias and variance parts of the risk now."""
-        return np.array(_sums(self.state, self.weights, self.course.averaged, np.empty(self.problem.size)))
+        return np.array(_sums(self.state, self.weights, self.setting.averaged, np.empty(self.problem.size)))
 
     def along(self, at: NDArray[np.int64]) -> Array:
         """`risk` at the steps `at`, increasing and not before the present one, shape (2, steps)."""
         out = np.zeros((2, at.size))
         done = 0
-        for piece in self.course.plan(self.step, int(at[-1]), at):
+        for piece in self.setting.plan(self.step, int(at[-1]), at):
             if done < at.size and at[done] == piece.start:
                 out[:, done] = self.risk()
                 done += 1
@@ -242,7 +253,7 @@ class Walk:
         """The state at the steps `at`, shape (steps, ROWS, size)."""
         out = np.empty((at.size, *self.state.shape))
         for k, stop in enumerate(at.tolist()):
-            for piece in self.course.plan(self.step, stop):
+            for piece in self.setting.plan(self.step, stop):
                 self.take(piece)
             out[k] = self.state
         return out
@@ -258,7 +269,7 @@ class Walk:
     def steps(self, start: int, stop: int, looks: NDArray[np.int64]) -> Array:
         """Step by step from `start` to `stop`, and `risk` at the steps `looks` on the way, shape (2, looks)."""
         out = np.zeros((2, looks.size))
-        table = self.course.table(start, stop)
+        table = self.setting.table(start, stop)
         drive = self._drive if self.rising else np.empty((0, self.problem.size))
         _walk(
             self.state, self.curvature, self.unit, self._shape, table, looks - start, self.weights, drive, out, _BLOCK
@@ -304,31 +315,31 @@ def stretch_map(walk: Walk, piece: Piece) -> tuple[StepMap, Into, Back]:
     The basis is that of `mcnqm.analytic.linear.maps`; with COUNTING, its last entry is the sum of the averaged
     iterates.
     """
-    course, size = walk.course, walk.problem.size
-    lr, momentum, gamma, inverse, decay, gain = course.table(piece.start, piece.start + 1)[:, 0].tolist()
-    values = {"lr": lr, "momentum": momentum, "precondition": course.precondition, "weight_decay": decay}
+    setting, size = walk.setting, walk.problem.size
+    lr, momentum, gamma, inverse, decay, gain = setting.table(piece.start, piece.start + 1)[:, 0].tolist()
+    values = {"lr": lr, "momentum": momentum, "precondition": setting.precondition, "weight_decay": decay}
     values["dampening"] = 1.0 - gain
-    if course.averaged and piece.form == FLAT:
+    if setting.averaged and piece.form == FLAT:
         values["average"] = gamma
     with np.errstate(all="ignore"):
         if lr > 0.0:
-            linear = linear_map(walk.problem, course.nesterov, course.buffer, values)
+            linear = linear_map(walk.problem, setting.nesterov, setting.buffer, values)
             step, unit, scale, flipped = linear.step, linear.unit, linear.scale, linear.flipped
         else:
             pull = gain * (walk.curvature + decay)
-            step = _still(pull, gain, course.buffer, momentum, values.get("average"))
+            step = _still(pull, gain, setting.buffer, momentum, values.get("average"))
             unit = scale = np.ones(size)
             flipped = np.zeros(size, dtype=np.bool_)
         if piece.form == COUNTING:
             step = _summed(step)
         step = step._replace(impulse=np.ascontiguousarray(step.impulse * (unit * np.sqrt(inverse))))
     n = step.matrix.shape[0]
-    before = course.counted(piece.start) if piece.form == COUNTING else 1
-    after = course.counted(piece.stop) if piece.form == COUNTING else 1
+    before = setting.counted(piece.start) if piece.form == COUNTING else 1
+    after = setting.counted(piece.stop) if piece.form == COUNTING else 1
     tilt = np.where(flipped, 2.0, 0.0)
     last = n - 1
     at = np.array([[S00, S01, S0A], [S01, S11, S1A], [S0A, S1A, SAA]])
-    keep = [0, *([1] if course.buffer else []), *([2] if course.averaged else [])]
+    keep = [0, *([1] if setting.buffer else []), *([2] if setting.averaged else [])]
     cells = at[np.ix_(keep, keep)]
 
     def shear(vector: Array, noise: Array, factor: Array, by: Array) -> None:
@@ -340,9 +351,9 @@ def stretch_map(walk: Walk, piece: Piece) -> tuple[StepMap, Into, Back]:
     def into(state: Array) -> tuple[Array, Array]:
         vector, noise = state[keep].copy(), state[cells].copy()
         with np.errstate(all="ignore"):
-            if course.buffer:
+            if setting.buffer:
                 shear(vector, noise, scale, tilt)
-            if course.averaged:
+            if setting.averaged:
                 vector[last] *= before
                 noise[last] *= before
                 noise[:, last] *= before
@@ -351,9 +362,9 @@ def stretch_map(walk: Walk, piece: Piece) -> tuple[StepMap, Into, Back]:
     def back(vector: Array, noise: Array) -> Array:
         v, S = vector[:, 0].copy(), noise[:, :, 0].copy()
         with np.errstate(all="ignore"):
-            if course.buffer:
+            if setting.buffer:
                 shear(v, S, 1.0 / scale, -tilt / scale)
-            if course.averaged:
+            if setting.averaged:
                 v[last] /= after
                 S[last] /= after
                 S[:, last] /= after
@@ -433,7 +444,7 @@ def _climb(step: StepMap, steps: int, vector: Array, noise: Array, width: int) -
 
 @njit
 def _step(s: Array, h: Array, unit: Array, shape: tuple[bool, bool, bool], now: Array, variance: Array) -> None:
-    """One step of a block of coordinates, in place; `now` as in `Course.table`, and the `variance` of the noise."""
+    """One step of a block of coordinates, in place; `now` as in `ScheduledSetting.table`, `variance` the noise's."""
     buffer, nesterov, averaged = shape
     lr, beta, gamma, decay, gain = now[0], now[1], now[2], now[4], now[5]
     fresh = 1.0 - gamma

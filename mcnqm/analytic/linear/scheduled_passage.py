@@ -7,46 +7,54 @@ square root of its covariance, :math:`S = \sum_j s_j s_j^T`,
 .. math:: R_t = \sum_i \Big( \sum_{j \ge 0} w_{ij} (A^t s_j)_i^2 + w_i N_{i,t} \Big)
 
 where :math:`s_0` is the response to the start, and N, what noise has added since, only grows. Each term is bounded from
-its two ends as one transient is; ``docs/averaging.md`` has the bound for averages.
+its two ends as one transient is; ``docs/averaging.md`` has the bound for averages. `mcnqm.analytic.passage` says why it
+has a search of its own.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcnqm.analytic._jit import njit
 from mcnqm.analytic.linear.doubledouble import dd_add, dd_mul
-from mcnqm.analytic.linear.ladder import Rung, State, StepMap, advance, first_rung, square
+from mcnqm.analytic.linear.ladder import (
+    Rung,
+    State,
+    StepMap,
+    advance,
+    begin_ladder,
+    blocked,
+    build_ladder,
+    empty_ladder,
+)
 from mcnqm.analytic.linear.lifted_passage import rising_passage
 from mcnqm.analytic.linear.passage_bounds import Goal, Motion, lower_bound, motion_of, roots_of
-from mcnqm.analytic.linear.scheduled import COUNTING, STEPWISE, Course, Piece, Walk, stretch_map
+from mcnqm.analytic.linear.scheduled import COUNTING, STEPWISE, Piece, ScheduledSetting, Walk, stretch_map
 from mcnqm.problems import NoisyQuadratic
 
 __all__ = ["first_passages"]
 
 Array = NDArray[np.float64]
 
-_WIDTH = 128
-"""Coordinates per block."""
-
 _FIRST_LOOK, _LONGEST_LOOK = 256, 2**13
 """Steps that are taken before their risks are compared, at first and at most."""
 
 
-def first_passages(problem: NoisyQuadratic, course: Course, batch_size: Array, target: Array, last: int) -> Array:
+def first_passages(
+    problem: NoisyQuadratic, setting: ScheduledSetting, batch_size: Array, target: Array, last: int
+) -> Array:
     """First step at or below each target, inf if there is none up to `last`.
 
-    `batch_size` divides what `course` knows of noise, and like `target` has one entry per setting that shares it.
+    `batch_size` divides what `setting` knows of noise, and like `target` has one entry per setting that shares it.
     """
-    walk = Walk(problem, course)
+    walk = Walk(problem, setting)
     answer = np.full(target.size, np.inf)
     bias, variance = walk.risk()
     answer[bias + variance / batch_size <= target] = 0.0
-    for piece in course.plan(0, last):
+    for piece in setting.plan(0, last):
         open_ = np.flatnonzero(np.isinf(answer))
         if open_.size == 0:
             break
@@ -82,33 +90,19 @@ def _growing(piece: Piece) -> list[tuple[int, int]]:
 
 def _in_stretch(walk: Walk, piece: Piece, batch_size: float, target: float) -> float:
     """First passage after the start of a piece and up to its end, inf if none."""
-    course, size = walk.course, walk.problem.size
+    setting = walk.setting
     step, into, _ = stretch_map(walk, piece)
     vector, noise = into(walk.state)
     columns = np.concatenate([vector[np.newaxis, :, 0], roots_of(noise[:, :, 0])])  # (vectors, entries, size)
     weights = np.concatenate([walk.weights[:1], np.repeat(walk.weights[1:] / batch_size, step.matrix.shape[0], axis=0)])
-    gamma = float(course.table(piece.start, piece.start + 1)[2, 0])
-    kind, angle, by = motion_of(walk, piece, step)
-    width = min(_WIDTH, size)
-    blocks = -(-size // width)
-
-    def split(array: NDArray[Any]) -> NDArray[Any]:
-        wide = np.zeros((*array.shape[:-1], blocks * width), dtype=array.dtype)
-        wide[..., :size] = array
-        return np.ascontiguousarray(np.moveaxis(wide.reshape(*array.shape[:-1], blocks, width), -2, 0))
-
+    gamma = float(setting.table(piece.start, piece.start + 1)[2, 0])
+    motion = Motion(*map(blocked, motion_of(walk, piece, step)))
     n, length = step.matrix.shape[0], piece.stop - piece.start
-    shape = (length.bit_length() + 1, blocks, n, n, 2, width)
-    counted = course.counted(piece.start) if piece.form == COUNTING else -1
-    after = _search(
-        StepMap(split(step.matrix), split(step.impulse), split(step.initial)),
-        Motion(split(kind), split(angle), split(by)),
-        split(_doubled(columns)),
-        split(weights),
-        n - 1 if course.averaged else 0,
-        Goal(target, length, gamma, counted),
-        Rung(np.empty(shape), np.empty(shape)),
-    )
+    counted = setting.counted(piece.start) if piece.form == COUNTING else -1
+    step = StepMap(*map(blocked, step))
+    goal = Goal(target, length, gamma, counted)
+    start, share, readout = blocked(_doubled(columns)), blocked(weights), n - 1 if setting.averaged else 0
+    after = _search(step, motion, start, share, readout, goal, empty_ladder(step, length))
     return piece.start + after if after > 0 else np.inf
 
 
@@ -149,10 +143,7 @@ def _search(step: StepMap, motion: Motion, x: Array, weights: Array, readout: in
     """First step from 1 to ``goal.last`` at which the risk is at or below the target, 0 if none."""
     blocks, n, width = step.matrix.shape[0], step.matrix.shape[1], step.matrix.shape[4]
     scratch = np.empty((n, n, 2, width))
-    for k in range(blocks):
-        first_rung(
-            StepMap(step.matrix[k], step.impulse[k], step.initial[k]), Rung(ladder.power[0, k], ladder.noise[0, k])
-        )
+    begin_ladder(step, ladder)
     built = 1
     x2 = np.empty_like(x)
     unused = np.zeros((n, 2, width))
@@ -162,14 +153,7 @@ def _search(step: StepMap, motion: Motion, x: Array, weights: Array, readout: in
         # Here the risk is known to exceed the target at every step up to `at`.
         while at + (1 << j) >= end:
             j -= 1
-        while built <= j:
-            for k in range(blocks):
-                square(
-                    Rung(ladder.power[built - 1, k], ladder.noise[built - 1, k]),
-                    Rung(ladder.power[built, k], ladder.noise[built, k]),
-                    scratch,
-                )
-            built += 1
+        built = build_ladder(ladder, built, j, scratch)
         old = fresh = bound = 0.0
         for k in range(blocks):
             rung = Rung(ladder.power[j, k], ladder.noise[j, k])

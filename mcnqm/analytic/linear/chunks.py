@@ -9,7 +9,7 @@ from mcnqm.domains import unit_interval
 from mcnqm.schedules import FOREVER, Curve, Segments, stretches
 from mcnqm.settings import Settings, Timetable
 
-__all__ = ["Pace"]
+__all__ = ["Chunks"]
 
 _EXACT_UNTIL = 256
 """So far steps are taken one by one; beyond, many at a time."""
@@ -24,7 +24,7 @@ _CHANGE = 2e-3
 """Most that a number may change within a chunk, relative to itself; one in [0, 1), to its distance from 1."""
 
 
-class Pace:
+class Chunks:
     """Chunks of steps: powers of 2, aligned to their own size.
 
     Parameters
