@@ -53,8 +53,12 @@ rates = st.one_of(
     made(schedules.exponential, value=numbers(1e-3, 1.0), steps=st.integers(1, 100)),
 )
 fractions = st.one_of(st.floats(0.0, 0.999), st.sampled_from([0.0, 0.9, 1 - 1e-12]))
-problems = st.one_of(
-    made(mcnqm.NoisyQuadratic.power_law, dim=st.integers(1, 40), exponent=st.floats(0.0, 3.0)),
+heavy = st.one_of(st.none(), st.none(), st.floats(2.01, 50.0))
+quadratics = st.one_of(
+    made(
+        mcnqm.NoisyQuadratic.power_law, dim=st.integers(1, 40), exponent=st.floats(0.0, 3.0), noise_df=heavy,
+        multiplicative_noise=st.one_of(st.just(0.0), st.just(0.0), numbers(1e-3, 10.0)),
+    ),
     st.integers(1, 6).flatmap(
         lambda n: made(
             mcnqm.NoisyQuadratic,
@@ -65,7 +69,18 @@ problems = st.one_of(
             multiplicity=st.lists(st.integers(1, 4), min_size=n, max_size=n),
         )
     ),
-)
+)  # fmt: skip
+wells = made(
+    mcnqm.DoubleWell, sharp=st.floats(2.0, 20.0), wide=st.floats(0.3, 2.0), offset=st.floats(-0.1, 0.1),
+    noise=numbers(1e-2, 30.0), start=st.sampled_from(["sharp", "wide"]), dim=st.integers(1, 5),
+    initial_std=st.sampled_from([0.0, 0.1]),
+)  # fmt: skip
+anharmonic = made(
+    mcnqm.QuarticWell, curvature=st.floats(0.0, 2.0), quartic=numbers(1e-2, 10.0), noise=numbers(1e-2, 10.0),
+    initial_mean=st.floats(-2.0, 2.0), initial_std=st.sampled_from([0.0, 0.3]),
+)  # fmt: skip
+problems = st.one_of(quadratics, quadratics, quadratics, wells, anharmonic)
+plain_sgd = made(mcnqm.SGD, lr=numbers(1e-4, 1.0))
 linear = made(mcnqm.SGD, lr=rates, momentum=maybe_swept(fractions), nesterov=st.booleans(), precondition=fractions)
 adaptive = st.one_of(
     made(mcnqm.Adam, lr=rates, beta1=fractions, beta2=fractions, eps=numbers(1e-10, 1e-2)),
@@ -77,9 +92,15 @@ averages = st.one_of(
     st.none(), st.none(), fractions, made(averaging.tail, start=st.integers(0, 50)), st.just(averaging.polynomial(2.0))
 )
 run = {"problem": problems, "optimizer": optimizers, "batch_size": batches, "steps": st.integers(0, 400)}
-exactly = {**run, "optimizer": linear, "steps": st.one_of(st.integers(0, 400), st.integers(0, 10**12))}
+exactly = {
+    **run,
+    "problem": st.one_of(quadratics, quadratics, problems),
+    "optimizer": linear,
+    "steps": st.one_of(st.integers(0, 400), st.integers(0, 10**12)),
+}
 several = {"trajectories": st.integers(1, 40), "seed": st.integers(0, 2**64 - 1), "threads": st.just(1)}
 targets = maybe_swept(numbers(1e-3, 10.0))
+TO_TUNE = [mcnqm.SGD(lr=1.0), mcnqm.Adam(lr=1.0), mcnqm.Lion(lr=1.0)]
 lengths = {"max_steps": st.integers(1, 5000)}
 CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "simulate": (
@@ -90,6 +111,9 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
             "coordinates": st.one_of(st.none(), st.lists(st.integers(0, 9), min_size=1, max_size=3)),
             "record": st.one_of(st.none(), st.lists(st.integers(0, 400), max_size=5)),
             "control_variate": st.sampled_from([None, None, True, False]),
+            "record_state": st.sampled_from([False, False, True, ["momentum"], ["second_moment"]]),
+            "target": st.one_of(st.none(), st.none(), numbers(1e-3, 10.0), st.just([1.0, 0.1])),
+            "reduce": st.sampled_from([None, None, None, "quantiles", {"quantiles": [0.1, 0.5]}, {"histogram": [0.0, 0.1, 1.0, 10.0]}]),
         },
     ),
     "steps_to_target": (
@@ -115,8 +139,20 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
             "target": st.floats(0.2, 3.0), **lengths, "method": st.sampled_from(["simulate", "analytic", "mean-field"]),
         },
     ),
+    "tune at a horizon": (
+        mcnqm.tune,
+        {
+            "problem": problems, "optimizer": st.sampled_from(TO_TUNE),
+            "search": st.just({"lr": (0.01, 1.0)}), "batch_size": st.one_of(st.integers(16, 4096), st.just([4, 64])),
+            "steps": st.one_of(st.none(), st.integers(1, 300)), "examples": st.one_of(st.none(), st.integers(64, 4096)),
+            "method": st.sampled_from(["simulate", "analytic", "mean-field"]),
+        },
+    ),
     "agreement": (
-        mcnqm.agreement, {**exactly, **several, "steps": st.integers(0, 60), "trajectories": st.integers(8, 40)},
+        mcnqm.agreement,
+        {
+            **exactly, **several, "steps": st.integers(0, 60), "trajectories": st.integers(8, 40), "average": averages,
+        },
     ),
     "noise": (
         mcnqm.noise,
@@ -128,9 +164,34 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "optimize_schedule": (
         mcnqm.optimize_schedule,
         {
-            "problem": problems, "optimizer": st.just(mcnqm.SGD(lr=1.0)), "batch_size": st.integers(1, 256),
+            "problem": quadratics, "optimizer": st.just(mcnqm.SGD(lr=1.0)), "batch_size": st.integers(1, 256),
             "steps": st.integers(1, 60), "pieces": st.integers(1, 4),
+            "largest_lr": st.one_of(st.none(), numbers(1e-3, 3.0)),
+            "largest_risk": st.one_of(st.none(), st.none(), numbers(1e-2, 100.0)),
         },
+    ),
+    "optimize_schedule by simulation": (
+        mcnqm.optimize_schedule,
+        {
+            "problem": st.one_of(made(mcnqm.NoisyQuadratic.power_law, dim=st.integers(1, 20)), wells, anharmonic),
+            "optimizer": st.sampled_from(TO_TUNE),
+            "batch_size": st.integers(1, 256), "steps": st.integers(1, 40), "pieces": st.integers(1, 3),
+            "reference_trajectories": st.just(2),
+        },
+    ),
+    "chain.risk": (
+        analytic.chain.risk,
+        {"problem": problems, "optimizer": plain_sgd, "batch_size": numbers(1.0, 1e6), "steps": st.integers(0, 400)},
+    ),
+    "chain.occupancy": (
+        analytic.chain.occupancy,
+        {"problem": wells, "optimizer": plain_sgd, "batch_size": numbers(1.0, 1e6), "steps": st.integers(0, 400)},
+    ),
+    "chain.stationary": (
+        analytic.chain.stationary, {"problem": problems, "optimizer": plain_sgd, "batch_size": numbers(1.0, 1e6)},
+    ),
+    "chain.escape_steps": (
+        analytic.chain.escape_steps, {"problem": wells, "optimizer": plain_sgd, "batch_size": numbers(1.0, 1e6)},
     ),
     "risk": (analytic.risk, {**exactly, "average": averages}),
     "moments": (analytic.moments, {**exactly, "average": averages}),

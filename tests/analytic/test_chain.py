@@ -247,6 +247,9 @@ class TestRefusals:
         with pytest.raises(ParameterError) as error:
             chain.risk(QuarticWell(initial_mean=30.0, initial_std=0.0), SGD(0.1), 4, 10)
         assert error.value.name in {"lr", "initial_mean"}
+        with pytest.raises(ParameterError) as error:  # and no warning of NumPy's
+            chain.occupancy(DoubleWell(noise=1e-300, initial_std=0.1), SGD(1e200), 500, 1)
+        assert error.value.name == "lr"
         with pytest.raises(ParameterError, match="nodes"):
             chain.risk(DoubleWell(start=1e9), SGD(0.1), 4, 10)
 

@@ -218,10 +218,10 @@ def _first_window(coordinate: Coordinate) -> tuple[float, float]:
         with np.errstate(all="ignore"):
             slope = 2.0 * coordinate.batch_size / coordinate.lr * coordinate.gradient(x) / variance
             steps = 0.5 * (slope[1:] + slope[:-1]) * np.diff(x)
-        potential = np.concatenate([[0.0], np.cumsum(steps)])
-        # The density's own exponent, to which a variance that depends on the parameter adds.
-        exponent = potential + np.log(variance / variance.min())
-        exponent -= exponent.min()
+            potential = np.concatenate([[0.0], np.cumsum(steps)])
+            # The density's own exponent, to which a variance that depends on the parameter adds.
+            exponent = potential + np.log(variance / variance.min())
+            exponent -= exponent.min()
         if not np.isfinite(exponent).all():
             break
         deep = exponent > _DEPTH
