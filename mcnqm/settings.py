@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 RESULT_NAMES = (
-    *("trajectory", "step", "coordinate", "estimate", "optimizer"),
+    *("trajectory", "step", "examples", "coordinate", "estimate", "optimizer"),
     *("bound", "flags", "loss", "risk", "risk_stderr", "risk_interval", "diverged", "theta"),
     *("gradient", "effective_lr", "first_passage", "diverged_count"),
     *("loss_quantile", "loss_histogram", "bin_low", "bin_high"),
@@ -100,6 +101,12 @@ class Timetable:
         """The step from which on nothing changes any more; inf if that is not known."""
         return float(max(_settles(curve) for curve in self.curves))
 
+    def total(self, at: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Sums over all steps before each of `at` (which increase), shape (settings, steps)."""
+        sums = np.array([_sums(curve, at) for curve in self.curves])
+        total: NDArray[np.float64] = self.scale[:, np.newaxis] * sums[self.which]
+        return total
+
     def jumps(self) -> NDArray[np.int64]:
         """Steps at which some curve jumps, by more than a twentieth."""
         found = []
@@ -109,6 +116,26 @@ class Timetable:
             before, after = curve.at(inside - 1), curve.at(inside)
             found.append(inside[np.abs(after - before) > _JUMP * np.maximum(np.abs(before), np.abs(after))])
         return np.unique(np.concatenate(found))
+
+
+_AT_ONCE = 2**20
+
+
+def _sums(curve: Curve, at: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sums of a curve over the steps before each of `at`: at once where it is flat, else step by step."""
+    stops, flat = stretches(curve)
+    last = int(at[-1]) if at.size else 0
+    begins = np.concatenate([[0], stops[:-1]])
+    cuts = np.unique(np.concatenate([[0], begins[begins < last], at]))
+    total, found = 0.0, {0: 0.0}
+    for low, high in pairwise(cuts.tolist()):
+        if flat[np.searchsorted(stops, low, side="right")]:
+            total += float(curve.at(np.array([low]))[0]) * (high - low)
+        else:
+            for k in range(low, high, _AT_ONCE):
+                total += float(curve.at(np.arange(k, min(k + _AT_ONCE, high))).sum())
+        found[high] = total
+    return np.array([found[int(step)] for step in at])
 
 
 def _settles(curve: Curve) -> float:
@@ -146,6 +173,24 @@ class Settings:
     def size(self) -> int:
         """Number of settings; 1 where everything is scalar."""
         return int(np.prod(self.shape, dtype=np.int64))
+
+    def steps(self, at: NDArray[np.int64], units: Mapping[str, str]) -> dict[str, xr.DataArray]:
+        """Coordinates of results at steps: ``step``, with `units`; and ``examples`` where the batch size changes.
+
+        The latter are the examples that all steps so far have taken, along the dimensions in which they differ.
+        """
+        found = {"step": xr.DataArray(at, dims="step", attrs=dict(units))}
+        if "batch_size" in self.schedules:
+            taken = self.unflatten(self.schedules["batch_size"].total(at))
+            dims = list(self.dims)
+            for k in range(len(dims) - 1, -1, -1):
+                one = taken.take([0], axis=k)
+                if (taken == one).all():
+                    taken = one.squeeze(axis=k)
+                    del dims[k]
+            attrs = {"units": "examples", "long_name": "examples so far"}
+            found["examples"] = xr.DataArray(taken, dims=(*dims, "step"), attrs=attrs)
+        return found
 
     def unflatten(self, flat: NDArray[Any]) -> NDArray[Any]:
         """Give the leading axis of `flat`, one entry per setting, the shape of the sweep."""

@@ -140,6 +140,8 @@ def simulate(
           too, whether a coordinate was outside its region;
         - ``theta`` (…, trajectory, step, coordinate), with `coordinates`; of a diverged lane, whatever its arithmetic
           gave;
+        - where the batch size changes with the step, the coordinate ``examples`` (step; of each setting if they
+          differ), taken by all steps so far: ``runs.risk.plot(x="examples")``
         - with `record_state`, of the same dimensions, ``state_`` and the name of each state variable
           (``state_momentum``, ``state_first_moment``, …), at the recorded step; ``gradient``, the minibatch gradient of
           the step that follows; and of adaptive optimizers ``effective_lr``, by what that step multiplies the gradient,
@@ -272,7 +274,7 @@ def simulate(
             **settings.coords,
             **({"trajectory": np.arange(count)} if each else {}),
             "bound": list(BOUNDS),
-            "step": ("step", wanted, {"units": "completed steps"}),
+            **settings.steps(wanted, {"units": "completed steps"}),
             **({} if chosen is None else {"coordinate": chosen}),
             **({} if targets is None else {"target": targets if several else targets[0]}),
             **({} if reduction is None else reduction.coords()),

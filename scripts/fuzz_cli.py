@@ -103,7 +103,7 @@ def try_one(data: st.DataObject, counts: Counter[str]) -> None:
     options = COMMANDS[command]
     names = data.draw(st.sets(st.sampled_from(list(options))), label="options")
     words = [command.split()[0], *(["largest-stable-lr"] if command == "claims" else [])]
-    wrong = data.draw(st.one_of(st.none(), st.none(), st.sampled_from(sorted(options))), label="wrong")
+    wrong = data.draw(st.one_of(st.none(), st.none(), st.sampled_from(sorted({*options} - {"--cache"}))), label="wrong")
     chosen = {*names, *ALWAYS[command], *([] if wrong is None else [wrong])}
     for name in sorted(chosen):
         words += [name, data.draw(JUNK if name == wrong else options[name], label=name)]

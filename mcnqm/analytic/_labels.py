@@ -15,7 +15,7 @@ from mcnqm.optimizers import SGD
 from mcnqm.problems import NoisyQuadratic
 from mcnqm.settings import Settings, settings_of
 
-__all__ = ["LOSS", "batch_settings", "check_answer", "dataset", "moment_attrs", "selection", "step_coordinate"]
+__all__ = ["LOSS", "batch_settings", "check_answer", "dataset", "moment_attrs", "selection"]
 
 LOSS = {"units": "loss", "long_name": "expected loss"}
 
@@ -70,11 +70,6 @@ def check_answer(settings: Settings, *, records: int = 1, coordinates: int = 1, 
     check_memory(needed, f"answers for {size}", name, extents[name])
 
 
-def step_coordinate(at: NDArray[np.int64]) -> xr.DataArray:
-    """The coordinate ``step``."""
-    return xr.DataArray(at, dims="step", attrs={"units": "steps", "long_name": "completed steps"})
-
-
 def dataset(
     data: dict[str, xr.DataArray],
     settings: Settings,
@@ -83,7 +78,7 @@ def dataset(
     """A result with its hyperparameters as coordinates."""
     coords = dict(settings.coords)
     if at is not None:
-        coords["step"] = step_coordinate(at)
+        coords |= settings.steps(at, {"units": "steps", "long_name": "completed steps"})
     return xr.Dataset(data, coords=coords, attrs={"method": "analytic"})
 
 

@@ -237,3 +237,26 @@ def test_a_run_that_comes_back_has_diverged_all_the_same():
     assert (np.abs(runs.theta.isel(step=-1)) < 1.0).all(), "it did come back"
     calm = mcnqm.SGD(lr=mcnqm.schedules.piecewise([1.5, 0.5], [10, 400]))
     assert not mcnqm.simulate(problem, calm, 4, 400, trajectories=3).diverged.any(), "control"
+
+
+def test_examples_are_counted_where_the_batch_grows():
+    """By plain sums; under a sweep of batch sizes, each setting has its own."""
+    size = mcnqm.schedules.join([mcnqm.schedules.linear(4.0, steps=10, final=3.0), mcnqm.schedules.constant(7.0)], [10])
+    at, problem = [0, 3, 10, 25], NoisyQuadratic.power_law(3)
+    expected = np.concatenate([[0.0], np.cumsum(size(np.arange(25)))])[at]
+    runs = mcnqm.simulate(problem, SGD(lr=[0.1, 0.2]), size, 25, trajectories=2, record=at)
+    assert runs.examples.dims == ("step",)
+    np.testing.assert_allclose(runs.examples, expected, rtol=1e-14)
+    np.testing.assert_array_equal(
+        mcnqm.analytic.risk(problem, SGD(lr=0.1), size, 25, record=at).examples, runs.examples
+    )
+    swept = mcnqm.schedules.linear([4.0, 8.0], steps=10, final=3.0)
+    runs = mcnqm.simulate(problem, SGD(lr=[0.1, 0.2]), swept, 10, trajectories=2)
+    assert runs.examples.dims == ("batch_size", "step")
+    np.testing.assert_allclose(runs.examples[:, -1], [76.0, 152.0], rtol=1e-14)
+    # At once where it is flat, however long.
+    long = mcnqm.analytic.risk(
+        problem, SGD(lr=0.1), mcnqm.schedules.piecewise([4, 16], [10, 10]), 10**12, record=[10**12]
+    )
+    assert float(long.examples[0]) == 40 + 16 * (10**12 - 10)
+    assert "examples" not in mcnqm.simulate(problem, SGD(lr=0.1), 4, 5, trajectories=2).coords
