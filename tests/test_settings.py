@@ -65,7 +65,7 @@ def test_every_name_in_a_result_is_reserved_and_no_other():
         mcnqm.steps_to_target(PROBLEM, sgd, 4, 0.5, method="analytic"),
         mcnqm.tune(PROBLEM, sgd, {"lr": (0.1, 0.2)}, batch_size=4, target=0.5, method="analytic"),
         mcnqm.agreement(PROBLEM, sgd, 4, 3, trajectories=8),
-        analytic.risk(PROBLEM, sgd, 4, 3),
+        analytic.risk(PROBLEM, sgd, mcnqm.schedules.linear(4.0, steps=3, final=2.0), 3),
         analytic.moments(PROBLEM, sgd, 4, 3, average=0.9),
         analytic.steady_state(PROBLEM, sgd, 4, average=0.9),
         analytic.transition(PROBLEM, sgd, 4, 3),
