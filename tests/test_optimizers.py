@@ -350,3 +350,14 @@ def test_a_twin_whose_start_is_not_zero_may_be_cut_anywhere():
         march.drop(march.alive == 2)
     runs = mcnqm.simulate(problem, optimizer, 4, 100, trajectories=19)
     assert float(runs.variance_reduction.isel(lr=0, step=-1)) > 3
+
+
+def test_what_is_no_named_tuple_is_refused_in_a_line():
+    with pytest.raises(ParameterError, match=r"optimizer must be a class of typing.NamedTuple, got 'Plain'"):
+
+        @mcnqm.hyperparameters(lr=mcnqm.extending.positive)
+        class Plain:
+            lr: float
+
+    with pytest.raises(ParameterError, match="check must be a function of an instance"):
+        mcnqm.hyperparameters(0.1)

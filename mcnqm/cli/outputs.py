@@ -43,8 +43,10 @@ class Undelivered(Exception):  # noqa: N818 - it holds errors, of which there ma
         super().__init__("; ".join(f"{what}: {error}" for what, error in failures))
 
 
-def check_outputs(output: Path | None, figure: Path | None, force: bool) -> None:
+def check_outputs(output: Path | None, figure: Path | None, force: bool, *, called: str = "figure") -> None:
     """Raise `ParameterError` where one cannot be written, or exists and may not be overwritten.
+
+    `called` is the option that names the figure.
 
     Examples
     --------
@@ -58,9 +60,10 @@ def check_outputs(output: Path | None, figure: Path | None, force: bool) -> None
     for name, path in (("output", output), ("figure", figure)):
         if path is None:
             continue
-        check_writable(name, path, _SUFFIXES[name])
+        option = called if name == "figure" else name
+        check_writable(option, path, _SUFFIXES[name])
         if os.path.lexists(path) and not force:
-            raise ParameterError(name, str(path), "be a new file, but it exists; use --force to overwrite")
+            raise ParameterError(option, str(path), "be a new file, but it exists; use --force to overwrite")
 
 
 def deliver(

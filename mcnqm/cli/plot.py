@@ -50,7 +50,7 @@ def plot_command(
     """
     if view is not None:
         check_view(view)
-    check_outputs(None, output, force)
+    check_outputs(None, output, force, called="output")
     result = _read(file)
     for text in select or []:
         result = _selected(result, text)

@@ -56,7 +56,7 @@ LandscapeSpec = Annotated[
     typer.Option(
         "--landscape",
         metavar="SPEC",
-        help='Instead of a quadratic: "double_well noise=12 start=sharp dim=10", "quartic_well quartic=2", or your own '
+        help='Instead of a quadratic: "double_well noise=2 start=wide dim=10", "quartic_well quartic=2", or your own '
         "as module:Class. A value may be a list, one number per coordinate.",
         show_default=False,
     ),

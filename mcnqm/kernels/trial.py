@@ -57,7 +57,15 @@ def try_update(
             raise _refused(clock, optimizer, allowed, ticked)
         coefficients = ticked[1]
     held = f"a state of {len(state)} ({names}) and {len(coefficients)} coefficients of the clock"
-    found = _call(update, optimizer, (p, coefficients, _GRADIENT, _THETA, s), held)
+    # Gradients of either sign: what branches on it may slip in one branch alone.
+    for gradient in (_GRADIENT, -_GRADIENT):
+        _check_step(update, optimizer, state, (p, coefficients, gradient, _THETA, s), held)
+
+
+def _check_step(
+    update: Callable[..., Any], optimizer: Any, state: tuple[str, ...], arguments: tuple[Any, ...], held: str
+) -> None:
+    found, names = _call(update, optimizer, arguments, held), ", ".join(state) or "none"
     if found is _FAILED:
         return
     if not (_is_tuple(found, 2) and _may_be_number(found[0]) and _are_numbers(found[1], len(state))):

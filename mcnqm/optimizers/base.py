@@ -58,9 +58,13 @@ def hyperparameters(check: Callable[[Any], None] | None = None, /, **domains: Do
         ...
     mcnqm.errors.ParameterError: lr must be > 0, got 0.0
     """
+    if check is not None and not callable(check):
+        raise ParameterError("check", check, "be a function of an instance, or left out")
 
     def decorate(cls: T) -> T:
-        fields: tuple[str, ...] = cls._fields  # type: ignore[attr-defined]
+        if not (isinstance(cls, type) and issubclass(cls, tuple) and hasattr(cls, "_fields")):
+            raise ParameterError("optimizer", getattr(cls, "__name__", cls), "be a class of typing.NamedTuple")
+        fields: tuple[str, ...] = cls._fields
         if unknown := sorted(set(domains) - set(fields)):
             raise ParameterError("domains", unknown, f"name fields of {cls.__name__}: {', '.join(fields)}")
         hints = get_type_hints(cls, localns={"Number": Any})

@@ -73,7 +73,7 @@ def plot_scaling(study: xr.Dataset) -> Figure:
     ...     coords={"optimizer": ["SGD"], "batch_size": batch},
     ... )
     >>> [axes.get_ylabel() for axes in plot_scaling(study).axes]
-    ['steps to target', 'tuned effective learning rate  α / (1 − β)']
+    ['steps to target', 'tuned learning rate  (with momentum: α / (1 − β))']
     """
     check_runs(study, "scaling", "steps", "effective_lr", "analytic_steps", "B_crit", "information_bound")
     study = study.transpose("optimizer", "batch_size", ...).sortby("batch_size")
@@ -187,7 +187,7 @@ def name_of_rate(study: xr.Dataset) -> str:
         known = np.isfinite(study["lr"].values)
         if np.allclose(study["lr"].values[known], study["effective_lr"].values[known]):
             return "tuned learning rate"
-    return "tuned effective learning rate  α / (1 − β)"
+    return "tuned learning rate  (with momentum: α / (1 − β))"
 
 
 def _bounds(axes: Axes, study: xr.Dataset, batch: Array) -> None:

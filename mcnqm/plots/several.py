@@ -75,6 +75,9 @@ def plot_several(study: xr.Dataset) -> Figure:
         axes.set_xlabel("batch size (examples)")
     panels[0].set_ylabel("steps to target")
     panels[len(names)].set_ylabel(name_of_rate(study))
+    dims = {one.attrs["dim"] for _, one in each if "dim" in one.attrs}
+    if len(dims) == 1:
+        figure.suptitle(f"d = {dims.pop()}", fontsize=10)
     key = [handle for handle in key_of(each[0][1]) if handle.get_label() != "fitted trade-off"]
     figure.legend(handles=key, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
     return figure

@@ -64,7 +64,9 @@ def check_runs(runs: Any, view: str, *needed: str) -> None:
         if name not in runs:
             way = ways.get(name, "coordinates= and record_state=True" if name.startswith("state_") else "")
             allowed = f"hold {name} for the view {view!r}" + (f" (simulate with {way})" if way else "")
-            raise ParameterError("runs", ", ".join(map(str, runs.data_vars)), allowed)
+            made = json.loads(runs.attrs.get("config", "{}")).get("function")
+            holds = ", ".join(map(str, runs.data_vars))
+            raise ParameterError("runs", holds if made is None else f"a result of {made} with {holds}", allowed)
 
 
 def swept(runs: xr.Dataset, name: str) -> list[str]:

@@ -43,6 +43,9 @@ __all__ = ["ScalingConfig", "cells_of", "examples_of_bounds", "run"]
 
 Array = NDArray[np.float64]
 
+_FEWEST = 3
+"""With fewer steps than this, whole numbers cannot tell what is proportional to 1 / B."""
+
 _REVISION = 4
 """Raised whenever the same configuration comes to give other numbers, lest a checkpoint mix them."""
 
@@ -277,7 +280,7 @@ def _fitted(batch: Array, table: Mapping[str, Array]) -> tuple[dict[str, Array],
     for k in range(count):
         steps, error = table["steps"][k], table["steps_stderr"][k]
         steps = np.where(steps > 0, steps, np.inf)  # a target reached at the start says nothing of how steps scale
-        regime[k] = small_batch_regime(batch, steps, error)
+        regime[k] = small_batch_regime(batch, steps, error) & (steps >= _FEWEST)
         usable = regime[k] & ~table["at_edge"][k]
         slope = log_slope(batch, table["effective_lr"][k], table["effective_lr_stderr"][k], usable)
         fitted["slope"][k], fitted["slope_low"][k], fitted["slope_high"][k] = slope

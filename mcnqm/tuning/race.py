@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from mcnqm.engine import Job, Losses, March, Pool, check_room, joined
+from mcnqm.ensembles import DIVERGED_AT
 from mcnqm.progress import Meter
 from mcnqm.statistics import LEAST_SHARE, effective_number, jackknife, mean_interval, pseudo_values
 from mcnqm.tuning.smoothing import FAR, RAW_UNTIL, Curve, Swing, Window, first_passage
@@ -151,7 +152,7 @@ class Race:
         longest = 0.0 if swings_until is None else float(np.max(swings_until))
         self._exact_until = int(np.clip(longest, _EXACT_UNTIL, _SWINGING_UNTIL))
         self._initial = job.problem.initial_risk
-        self._endless = 1e20 * job.problem.loss_scale
+        self._endless = DIVERGED_AT * job.problem.loss_scale
         self._steps = np.full((size, 1 + replicates), np.inf)
         self._interval = np.full((size, 2), np.nan)
         self._effective = np.full(size, np.nan)

@@ -14,7 +14,7 @@ from mcnqm.domains import MOST_STEPS, choice, integer, unit_interval
 from mcnqm.engine import Pool
 from mcnqm.errors import ParameterError
 from mcnqm.flags import flag_attrs
-from mcnqm.optimizers import Number, domain_of, numeric_fields
+from mcnqm.optimizers import SGD, Adam, Number, RMSProp, domain_of, numeric_fields
 from mcnqm.problems import Problem, check_any_problem
 from mcnqm.progress import Meter, meter_of
 from mcnqm.provenance import recorded
@@ -34,8 +34,8 @@ def tune(
     problem: Problem,
     optimizer: Any,
     search: Mapping[str, tuple[float, float]],
-    *,
     batch_size: Number,
+    *,
     target: float = default(0.01),
     steps: int | None = None,
     examples: int | None = None,
@@ -167,6 +167,7 @@ def tune(
         raise ParameterError("search", search, 'look like {"lr": (1e-3, 1.0)}')
     bounds = {name: _bounds(optimizer, name, ends) for name, ends in search.items()}
     choice("method", method, ("simulate", "analytic", "mean-field"))
+    _check_theory(optimizer, method)
     goal = goal_of(target, steps, examples, max_steps, MAX_STEPS if method == "simulate" else MOST_STEPS)
     reference_trajectories = renamed("trajectories", trajectories, "reference_trajectories", reference_trajectories)
     if method != "simulate":
@@ -266,6 +267,15 @@ def _by_theory(
         results.append(checked(best, None, exact=True))
         meter.advance(1.0)
     return results
+
+
+def _check_theory(optimizer: Any, method: str) -> None:
+    """Refuse an optimizer that a theory does not know, before the theory sees the candidates."""
+    other = f"with method={method!r}; method='simulate' takes any optimizer"
+    if method == "analytic" and not isinstance(optimizer, SGD):
+        raise ParameterError("optimizer", type(optimizer).__name__, f"be linear (mcnqm.SGD) {other}")
+    if method == "mean-field" and not isinstance(optimizer, (Adam, RMSProp)):
+        raise ParameterError("optimizer", type(optimizer).__name__, f"be Adam or RMSProp {other}")
 
 
 def _bounds(optimizer: Any, name: str, bounds: Any) -> tuple[float, float]:

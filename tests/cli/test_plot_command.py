@@ -44,7 +44,7 @@ def test_a_saved_result_is_drawn(monkeypatch, capsys, saved, options):
         ("{0}/runs.nc --select lr=fast --output {0}/f.png", "select must give a number for lr"),
         ("{0}/none.nc --output {0}/f.png", "file must be readable"),
         ("{0}/text.nc --output {0}/f.png", "file must be a result that mcnqm saved"),
-        ("{0}/runs.nc --output {0}/f.txt", "figure must end in .png"),
+        ("{0}/runs.nc --output {0}/f.txt", "output must end in .png"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_and_nothing_written(monkeypatch, capsys, saved, line, message):

@@ -134,3 +134,17 @@ def test_public_names_are_those_of_the_package():
     own = mcnqm.simulate(problem, Plain(lr=0.1), 4, 20, trajectories=2)
     sgd = mcnqm.simulate(problem, mcnqm.SGD(lr=0.1), 4, 20, trajectories=2)
     np.testing.assert_array_equal(own.loss, sgd.loss)
+
+
+def test_a_branch_that_only_negative_gradients_take_is_tried_too():
+    @hyperparameters(lr=positive)
+    class Signed(NamedTuple):
+        lr: float
+
+    with pytest.raises(ParameterError, match="give every variable a value before it is used, in Signed"):
+
+        @update_rule(Signed, state=())
+        def update(p, c, g, theta, s):
+            if g > 0.0:
+                x = p.lr
+            return theta - x * g, s

@@ -33,7 +33,7 @@ def test_axes_are_logarithmic_and_named():
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
         assert axes.get_xlabel() == "batch size (examples)"
     assert left.get_ylabel() == "steps to target"
-    assert right.get_ylabel() == "tuned effective learning rate  α / (1 − β)"
+    assert right.get_ylabel() == "tuned learning rate  (with momentum: α / (1 − β))"
     plain = study_of()
     assert plot_scaling(plain.assign(lr=plain.effective_lr)).axes[1].get_ylabel() == "tuned learning rate"
 

@@ -456,3 +456,17 @@ def test_values_that_do_not_follow_the_batch_size(value, batch_size):
         mcnqm.tune(PROBLEM, SGD(lr=1.0, momentum=value), LR, batch_size=batch_size, steps=10)
     assert caught.value.name == "momentum"
     assert "scalar" in str(caught.value) or "labels" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "method", "allowed"),
+    [
+        (mcnqm.Adam(lr=1.0), "analytic", r"be linear \(mcnqm.SGD\) with method='analytic'"),
+        (mcnqm.Lion(lr=1.0), "mean-field", "be Adam or RMSProp with method='mean-field'"),
+        (mcnqm.SGD(lr=1.0), "mean-field", "be Adam or RMSProp with method='mean-field'"),
+    ],
+)
+@pytest.mark.parametrize("goal", [{"target": 0.1}, {"steps": 10}])
+def test_a_theory_that_does_not_know_the_optimizer_is_refused_in_a_line(optimizer, method, allowed, goal):
+    with pytest.raises(ParameterError, match=f"^optimizer must {allowed}.*, got '{type(optimizer).__name__}'$"):
+        mcnqm.tune(mcnqm.NoisyQuadratic.power_law(5), optimizer, {"lr": (0.1, 1.0)}, 4, method=method, **goal)
