@@ -92,7 +92,7 @@ ALWAYS = {
     "claims": ["--cache"],
     "scaling": ["--dim", "--doublings", "--target", "--optimizer"],
     "schedule": ["--dim", "--batch-size", "--target"],
-    "verify": ["--dim", "--steps", "--trajectories", "--batch-size"],
+    "verify": ["--dim", "--steps", "--trajectories", "--batch-size", "--optimizer"],
 }
 """Options without which a command takes minutes."""
 

@@ -336,10 +336,9 @@ def _swings_until(problem: Problem, optimizer: Any, settings: Settings, targets:
     if (table := settings.schedules.get(name)) is not None:
         some = np.unique(np.geomspace(1, 2**22, 256).astype(np.int64)) - 1
         memory = memory * np.array([curve.at(some).max() for curve in table.curves])[table.which]
+    share = np.maximum(_FADED * np.minimum(targets / problem.initial_risk, 1.0), np.finfo(np.float64).tiny)
     with np.errstate(divide="ignore"):
-        return np.where(
-            memory > 0, np.log(_FADED * np.minimum(targets / problem.initial_risk, 1.0)) / np.log(memory), 0.0
-        )
+        return np.where(memory > 0, np.log(share) / np.log(memory), 0.0)
 
 
 def _exact_risk(problem: Any, optimizer: Any, settings: Settings) -> Swing:

@@ -250,6 +250,8 @@ class TestRefusals:
         with pytest.raises(ParameterError) as error:  # and no warning of NumPy's
             chain.occupancy(DoubleWell(noise=1e-300, initial_std=0.1), SGD(1e200), 500, 1)
         assert error.value.name == "lr"
+        far = chain.escape_steps(DoubleWell(sharp=4.0, wide=2.0, offset=0.0, noise=1.0), SGD(1.0), 20.0)
+        assert np.isfinite(far.sde_steps)  # and no warning of what lies beyond the start
         with pytest.raises(ParameterError, match="nodes"):
             chain.risk(DoubleWell(start=1e9), SGD(0.1), 4, 10)
 

@@ -120,3 +120,12 @@ def test_a_best_that_more_trajectories_do_not_confirm_is_sought_elsewhere():
     best = mcnqm.tune(quartic, mcnqm.SGD(lr=1.0), {"lr": (1e-2, 2.0)}, batch_size=16, target=0.2)
     assert 0.03 < float(best.lr) < 0.2
     assert np.isfinite(best.steps) or int(best.flags) & mcnqm.flags.Flag.UNCONFIRMED
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_least_target_there_is(momentum):
+    line = mcnqm.NoisyQuadratic.power_law(1, 0.0)
+    found = mcnqm.steps_to_target(
+        line, mcnqm.SGD(lr=1.0, momentum=momentum), 1, 5e-324, max_steps=4, trajectories=1, replicates=2
+    )
+    assert np.isinf(found.steps)

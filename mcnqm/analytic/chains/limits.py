@@ -104,7 +104,7 @@ class Escape:
         base, top = energy.min(), float(energy[x > sign * self.start].max())
         inner = _cumulative(np.exp(-(energy - base)), edges)
         after = x > sign * self.start
-        outer = float(np.sum((weight * np.exp(energy - top) * inner)[after]))
+        outer = float(np.sum(weight[after] * np.exp(energy[after] - top) * inner[after]))
         with np.errstate(over="ignore"):
             return outer * float(np.exp(top - base)) / self.temperature / self.coordinate.lr
 
