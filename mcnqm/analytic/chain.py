@@ -49,7 +49,12 @@ _SHARE = {"units": "1", "long_name": "chance to be in the well"}
 _PER_STEP = {"units": "steps"}
 
 
+_QUIET: Any = {"over": "ignore", "invalid": "ignore", "divide": "ignore"}
+"""At absurd rates numbers overflow, and an answer that is not finite on two grids is refused by the rate's name."""
+
+
 @recorded("mcnqm.analytic.chain.risk")
+@np.errstate(**_QUIET)
 def risk(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, record: Any = None) -> xr.Dataset:
     r"""Expected loss at the recorded steps.
 
@@ -103,6 +108,7 @@ def risk(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, record: A
 
 
 @recorded("mcnqm.analytic.chain.occupancy")
+@np.errstate(**_QUIET)
 def occupancy(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, record: Any = None) -> xr.Dataset:
     r"""Chance to be in each of two wells at the recorded steps, the barrier between them.
 
@@ -144,6 +150,7 @@ def occupancy(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, reco
 
 
 @recorded("mcnqm.analytic.chain.stationary")
+@np.errstate(**_QUIET)
 def stationary(problem: Any, optimizer: Any, batch_size: Any, *, positions: Any = None) -> xr.Dataset:
     r"""What the chain settles into, and what the SDE of small rates settles into.
 
@@ -213,6 +220,7 @@ def stationary(problem: Any, optimizer: Any, batch_size: Any, *, positions: Any 
 
 
 @recorded("mcnqm.analytic.chain.escape_steps")
+@np.errstate(**_QUIET)
 def escape_steps(problem: Any, optimizer: Any, batch_size: Any) -> xr.Dataset:
     r"""Mean number of steps from the minimum of the start's well to past the barrier.
 
@@ -278,6 +286,7 @@ def escape_steps(problem: Any, optimizer: Any, batch_size: Any) -> xr.Dataset:
 
 
 @recorded("mcnqm.analytic.chain.survival")
+@np.errstate(**_QUIET)
 def survival(problem: Any, optimizer: Any, batch_size: Any, steps: int, *, record: Any = None) -> xr.Dataset:
     r"""Chance not to have been past the barrier yet, at the recorded steps: the law of the first passage.
 

@@ -1,5 +1,6 @@
 """Chains against closed forms, brute force, finer grids and the SDE's limit."""
 
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -250,6 +251,16 @@ class TestRefusals:
         with pytest.raises(ParameterError) as error:  # and no warning of NumPy's
             chain.occupancy(DoubleWell(noise=1e-300, initial_std=0.1), SGD(1e200), 500, 1)
         assert error.value.name == "lr"
+        line = NoisyQuadratic([1.0])
+        for call in (
+            lambda: chain.risk(line, SGD(1e200), 1, 0),
+            lambda: chain.risk(line, SGD(1e200), 1, 5),
+            lambda: chain.stationary(DoubleWell(), SGD(1e200), 1),
+            lambda: chain.escape_steps(DoubleWell(), SGD(1e200), 1e6),
+            lambda: chain.survival(DoubleWell(), SGD(1e-300), 1e6, 10),
+        ):
+            with suppress(ParameterError):  # an answer, or a refusal; no warning
+                call()
         far = chain.escape_steps(DoubleWell(sharp=4.0, wide=2.0, offset=0.0, noise=1.0), SGD(1.0), 20.0)
         assert np.isfinite(far.sde_steps)  # and no warning of what lies beyond the start
         with pytest.raises(ParameterError, match="nodes"):

@@ -270,8 +270,10 @@ def _edges(coordinate: Coordinate, at: Array, level: int) -> Array:
     length = 1.0 / (steep / coordinate.spread(at) + bend / steep)
     density = 0.5 * (1.0 / length[1:] + 1.0 / length[:-1]) / _COARSE
     panels = np.concatenate([[0.0], np.cumsum(density * np.diff(at))])
+    if not np.isfinite(panels[-1]):
+        raise ParameterError("lr", coordinate.lr, "be one under which a step stays within the range of numbers")
     count = int(np.ceil(panels[-1])) * 2**level
-    if not np.isfinite(panels[-1]) or count * _ORDER > _MOST_NODES:
+    if count * _ORDER > _MOST_NODES:
         raise _too_fine(coordinate, float(panels[-1]) * _ORDER * 2**level)
     edges = np.interp(np.linspace(0.0, panels[-1], max(count, 1) + 1), panels, at)
     edges[0], edges[-1] = at[0], at[-1]
