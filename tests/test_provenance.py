@@ -186,7 +186,7 @@ def test_functions_of_the_step_are_found_by_name_or_refused():
 
 
 @mcnqm.hyperparameters(lr=positive)
-class Plain(NamedTuple):
+class WrittenDown(NamedTuple):
     lr: float
 
 
@@ -198,7 +198,7 @@ class Wells:
 
 
 def test_classes_of_ones_own():
-    assert provenance.decoded(json.loads(json.dumps(encoded(Plain(lr=1 / 3))))) == Plain(lr=1 / 3)
+    assert provenance.decoded(json.loads(json.dumps(encoded(WrittenDown(lr=1 / 3))))) == WrittenDown(lr=1 / 3)
     wells = Wells(1 / 3, (0.1, 0.2))
     back = provenance.decoded(json.loads(json.dumps(encoded(wells))))
     assert (type(back), back.sharp, tuple(back.places)) == (Wells, 1 / 3, (0.1, 0.2))
