@@ -336,8 +336,8 @@ def _swings_until(problem: Problem, optimizer: Any, settings: Settings, targets:
     if (table := settings.schedules.get(name)) is not None:
         some = np.unique(np.geomspace(1, 2**22, 256).astype(np.int64)) - 1
         memory = memory * np.array([curve.at(some).max() for curve in table.curves])[table.which]
-    share = np.maximum(_FADED * np.minimum(targets / problem.initial_risk, 1.0), np.finfo(np.float64).tiny)
     with np.errstate(divide="ignore"):
+        share = np.maximum(_FADED * np.minimum(targets / problem.initial_risk, 1.0), np.finfo(np.float64).tiny)
         return np.where(memory > 0, np.log(share) / np.log(memory), 0.0)
 
 

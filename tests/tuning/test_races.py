@@ -129,3 +129,9 @@ def test_the_least_target_there_is(momentum):
         line, mcnqm.SGD(lr=1.0, momentum=momentum), 1, 5e-324, max_steps=4, trajectories=1, replicates=2
     )
     assert np.isinf(found.steps)
+
+
+def test_a_start_at_the_minimum():
+    still = mcnqm.QuarticWell(initial_std=0.0)
+    assert still.initial_risk == 0.0
+    assert float(mcnqm.tune(still, mcnqm.SGD(lr=1.0), {"lr": (0.01, 1.0)}, 16, target=1.0).steps) == 0.0
