@@ -32,6 +32,7 @@ from mcnqm.engine.executor import Pool
 from mcnqm.errors import ParameterError
 from mcnqm.flags import explanations
 from mcnqm.plots.wording import three_digits
+from mcnqm.problems import NoisyQuadratic
 from mcnqm.progress import RichMeter
 from mcnqm.studies.scaling import ScalingConfig, cells_of, examples_of_bounds, run
 from mcnqm.studies.several import ALONG, Parts, configs_of, members, run_each
@@ -123,9 +124,13 @@ def scaling_command(
 
 def _check_reach(config: ScalingConfig) -> None:
     """Raise `ParameterError` if at no batch size any optimizer can reach the target before the study gives up."""
-    largest = config.batch_sizes[-1]
-    fewest = examples_of_bounds(config.problem, config.target)["bayes_bound"] / largest
-    if fewest > config.max_steps:  # of a problem whose bounds are not known, NaN, nothing is refused
+    largest, problem, slack = config.batch_sizes[-1], config.problem, 1.0
+    if isinstance(problem, NoisyQuadratic) and (problem.noise_df is not None or problem.multiplicative_noise.any()):
+        # Of other noise no bound is known: that of its additive, normal part, if it is missed by far.
+        problem = NoisyQuadratic(problem.curvature, problem.noise, problem.initial_mean, problem.initial_std)
+        slack = 0.01
+    fewest = slack * examples_of_bounds(problem, config.target)["bayes_bound"] / largest
+    if fewest > config.max_steps:  # of a landscape, NaN: nothing is refused
         allowed = (
             f"be one that can be reached: at batch size {largest} no optimizer needs fewer than {fewest:.3g} steps, "
             f"and the study gives up at {config.max_steps}"

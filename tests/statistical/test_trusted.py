@@ -164,7 +164,7 @@ def test_a_winner_runs_again_on_fresh_noise(monkeypatch, confirms):
     """Linear, so that the truth is exact. Control: with the search's own figure for the confirmed one."""
     if not confirms:
         monkeypatch.setattr(surface, "confirmed", lambda *args, **_: args[3])
-        monkeypatch.setattr(surface, "_pessimistic", lambda steps: np.log(np.maximum(steps[:, 0], 1e-9)))
+        monkeypatch.setattr(surface, "_pessimistic", lambda steps, *_: np.log(np.maximum(steps[:, 0], 1e-9)))
     monkeypatch.setattr(routes, "_EFFORT_SHORT", 0.0)  # eight trajectories: luck counts
     problem, search = NoisyQuadratic.power_law(30), {"lr": (1e-2, 1.0), "momentum": (0.5, 0.99)}
     off = []

@@ -196,3 +196,13 @@ def test_problems_that_are_refused_on_the_command_line(options, message, tmp_pat
     assert code == 2
     assert message in " ".join((out + err).split())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("noise", ["--noise-slope 0.5", "--noise-df 5", ""])
+def test_a_target_out_of_all_reach_is_refused_whatever_the_noise(noise, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    line = f"mcnqm scaling -d 9 -o adam --doublings 2 --target 1e-15 {noise}"
+    code, _, err = in_this_process(monkeypatch, capsys, line)
+    assert code == 2
+    assert "target must be one that can be reached" in err
+    assert not list(tmp_path.iterdir())
