@@ -251,6 +251,9 @@ class TestRefusals:
         with pytest.raises(ParameterError) as error:  # and no warning of NumPy's
             chain.occupancy(DoubleWell(noise=1e-300, initial_std=0.1), SGD(1e200), 500, 1)
         assert error.value.name == "lr"
+        with pytest.raises(ParameterError) as error:  # tails like powers: at once, where it took minutes
+            chain.stationary(NoisyQuadratic([1.0], multiplicative_noise=0.9), SGD(1.0), 1)
+        assert error.value.name == "lr"
         line = NoisyQuadratic([1.0])
         for call in (
             lambda: chain.risk(line, SGD(1e200), 1, 0),

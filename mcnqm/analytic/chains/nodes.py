@@ -164,6 +164,21 @@ def _too_fine(coordinate: Coordinate, nodes: float) -> ParameterError:
     return ParameterError("lr", coordinate.lr, allowed)
 
 
+def _hopeless(seen: list[tuple[float, int]]) -> bool:
+    """Whether a window, by the flux out of it and the entries of its band so far, will need more than there may be.
+
+    A law with tails like powers loses flux slowly as its window widens, and would take minutes before it is refused.
+    Half the widenings that the present pace asks for are counted, since most laws fall faster and faster; on the grid
+    that checks the first a band is four times as large.
+    """
+    if len(seen) < 3:
+        return False
+    (before, few), (now, many) = seen[-3], seen[-1]
+    pace, growth = 0.5 * np.log(before / now), (many / few) ** 0.5
+    needed = np.log(now / _FLUX) / max(pace, 1e-3)
+    return bool(np.log(many) + 0.5 * needed * np.log(growth) > np.log(_MOST_ENTRIES / 4.0))
+
+
 def window_of(coordinate: Coordinate, settles: bool = True) -> tuple[float, float]:
     """Ends of a window that the stationary law and the first step do not leave.
 
@@ -171,6 +186,7 @@ def window_of(coordinate: Coordinate, settles: bool = True) -> tuple[float, floa
     asked what it `settles` into, the largest window in which steps lead inwards.
     """
     low, high = _first_window(coordinate)
+    seen: list[tuple[float, int]] = []
     for _ in range(80):
         chain = chain_on(coordinate, (low, high), 0)
         law = chain.stationary()
@@ -178,6 +194,9 @@ def window_of(coordinate: Coordinate, settles: bool = True) -> tuple[float, floa
         above = float(law @ ndtr((chain.mean - high) / chain.spread))
         if below <= _FLUX and above <= _FLUX:
             return low, high
+        seen.append((max(below, above), chain.x.size * (2 * chain.width + 1)))
+        if _hopeless(seen):
+            break
         reach = 0.06 * (high - low)
         left, right = coordinate.bounds
         wider = (max(low - reach * (below > _FLUX), left), min(high + reach * (above > _FLUX), right))
