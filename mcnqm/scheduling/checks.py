@@ -14,6 +14,7 @@ from mcnqm.domains import MOST_STEPS, integer, positive, real_array
 from mcnqm.errors import ParameterError
 from mcnqm.optimizers import SGD, Adam, RMSProp, numeric_fields
 from mcnqm.problems import NoisyQuadratic, Problem, check_any_problem, is_gaussian
+from mcnqm.problems.problem import not_tiny
 from mcnqm.record import MAX_STEPS
 from mcnqm.schedules import Schedule
 from mcnqm.scheduling.pieces import Lengths
@@ -80,7 +81,8 @@ def limit_of(name: str, value: Any, least: float = 0.0) -> float:
     """A limit that was given, or inf."""
     if value is None:
         return np.inf
-    limit = float(positive.check(name, value)) if np.ndim(value) == 0 else np.nan
+    # As small as a curvature may be: quotients of less overflow.
+    limit = float(not_tiny.check(name, positive.check(name, value))) if np.ndim(value) == 0 else np.nan
     if np.isnan(limit):
         raise ParameterError(name, f"shape {np.shape(value)}", "be a scalar")
     if limit < least:

@@ -235,3 +235,8 @@ def test_refused_by_their_names(changes: dict, name: str) -> None:
     with pytest.raises(ParameterError) as caught:
         optimize_schedule(**{"problem": PROBLEM, "optimizer": SGD(lr=1.0), "batch_size": 4, "steps": 10, **changes})
     assert caught.value.name == name
+
+
+def test_the_least_limit_there_is_would_overflow():
+    with pytest.raises(ParameterError, match="largest_lr must be >= 1e-60"):
+        optimize_schedule(NoisyQuadratic([1.0]), SGD(lr=1.0), 1, steps=1, largest_lr=5e-324)
