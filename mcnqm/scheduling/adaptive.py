@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcnqm import analytic
 from mcnqm.problems import NoisyQuadratic
-from mcnqm.schedules import Schedule, piecewise
+from mcnqm.schedules import Schedule
 from mcnqm.scheduling.horizon import shortest
 from mcnqm.scheduling.labels import Best
-from mcnqm.scheduling.pieces import Lengths, equal_pieces, log_cap
+from mcnqm.scheduling.pieces import Solution, equal_pieces, log_cap
 from mcnqm.scheduling.refinement import Confirmed, confirm, refine
 from mcnqm.scheduling.twin import FAMILIES, TwinObjective, optimize_constant, optimize_family, optimize_pieces
 
-__all__ = ["Solution", "search_adaptive"]
+__all__ = ["search_adaptive"]
 
 Array = NDArray[np.float64]
 
@@ -35,34 +35,6 @@ _SHORT = 1000
 
 _BEYOND = 64
 """Baselines that need so many times the steps are given up."""
-
-
-class Solution(NamedTuple):
-    """A schedule of pieces.
-
-    Attributes
-    ----------
-    log_rates : ndarray, shape (pieces,)
-    lengths : ndarray of int, shape (pieces,)
-    """
-
-    log_rates: Array
-    lengths: Lengths
-
-    @property
-    def steps(self) -> int:
-        """Of all pieces."""
-        return int(self.lengths.sum())
-
-    @property
-    def schedule(self) -> Schedule:
-        """As the learning rate of an optimizer."""
-        return piecewise(np.exp(self.log_rates), self.lengths)
-
-    def onto(self, lengths: Lengths) -> Array:
-        """Log rates of other pieces, which follow the same course."""
-        middles = [(np.cumsum(n) - 0.5 * n) / n.sum() for n in (lengths, self.lengths)]
-        return np.asarray(np.interp(middles[0], middles[1], self.log_rates))
 
 
 def search_adaptive(

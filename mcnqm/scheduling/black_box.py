@@ -24,7 +24,7 @@ from mcnqm.schedules import Schedule, constant, cosine, exponential, piecewise, 
 from mcnqm.scheduling.descent import descend
 from mcnqm.scheduling.horizon import shortest
 from mcnqm.scheduling.labels import Best
-from mcnqm.scheduling.pieces import Layout, Lengths, log_cap
+from mcnqm.scheduling.pieces import Layout, Lengths, Solution, log_cap
 from mcnqm.simulation import simulate
 
 __all__ = ["KNOTS", "knots_to_pieces", "search_by_simulation"]
@@ -133,21 +133,10 @@ class _Runs:
 
 
 class _Found(NamedTuple):
-    """The best rates of pieces, and the best of simpler schedules."""
+    """The best schedule of pieces, and the best of simpler ones."""
 
-    lengths: Lengths
-    log_rates: Array
+    best: Solution
     simpler: dict[str, Schedule]
-
-    @property
-    def schedule(self) -> Schedule:
-        """As the learning rate of an optimizer."""
-        return piecewise(np.exp(self.log_rates), self.lengths)
-
-    def onto(self, lengths: Lengths) -> Array:
-        """Log rates of other pieces, which follow the same course."""
-        middles = [(np.cumsum(n) - 0.5 * n) / n.sum() for n in (lengths, self.lengths)]
-        return np.asarray(np.interp(middles[0], middles[1], self.log_rates))
 
 
 def search_by_simulation(
@@ -180,7 +169,7 @@ def search_by_simulation(
     def solve(length: int, near: _Found | None) -> tuple[_Found, float]:
         here = replace(runs, steps=length)
         found = _solve(here, layout.of(length), near)
-        return found, here.confirmed(found.schedule)
+        return found, here.confirmed(found.best.schedule)
 
     if target is None:
         assert steps is not None, "one of both is given"
@@ -202,11 +191,11 @@ def search_by_simulation(
 
             first = shortest(simple, target, steps, min(max_steps, _BEYOND * steps), resolved=_RESOLVED)
             needed[name] = np.inf if first is None else float(first[0])
-    fresh = replace(runs, steps=steps).run([found.schedule, *named.values()], fresh=True)
+    fresh = replace(runs, steps=steps).run([found.best.schedule, *named.values()], fresh=True)
     risk, stderr = fresh["risk"].values[:, 0], fresh["risk_stderr"].values[:, 0]
     return Best(
-        found.lengths,
-        {"lr": np.exp(found.log_rates)},
+        found.best.lengths,
+        {"lr": np.exp(found.best.log_rates)},
         {"risk": float(risk[0]), "risk_stderr": float(stderr[0])},
         dict(zip(named, risk[1:].tolist(), strict=True)),
         needed,
@@ -229,9 +218,9 @@ def _solve(runs: _Runs, lengths: Lengths, near: _Found | None) -> _Found:
     middles = (np.cumsum(lengths) - lengths + (lengths - 1) // 2)[places]
     courses = [np.log(np.maximum(one(middles), 1e-300)) for one in simpler.values()]
     if near is not None:
-        courses.append(near.onto(lengths)[places])
+        courses.append(near.best.onto(lengths)[places])
     x = _search(values, np.array(courses), runs.highest, runs.seed)
-    return _Found(lengths, log_rates(x), simpler)
+    return _Found(Solution(log_rates(x), lengths), simpler)
 
 
 def _simpler(runs: _Runs, names: list[str]) -> dict[str, Schedule]:

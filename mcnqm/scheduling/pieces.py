@@ -1,14 +1,18 @@
-"""How a run is cut into pieces."""
+"""How a run is cut into pieces, and schedules of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Layout", "Lengths", "equal_pieces", "log_cap", "piece_lengths"]
+from mcnqm.schedules import Schedule, piecewise
 
+__all__ = ["Layout", "Lengths", "Solution", "equal_pieces", "log_cap", "piece_lengths"]
+
+Array = NDArray[np.float64]
 Lengths = NDArray[np.int64]
 
 _BEND = 3.0
@@ -58,3 +62,31 @@ class Layout:
     def of(self, steps: int) -> Lengths:
         """Lengths of the pieces of a run of that many steps."""
         return self.lengths if self.lengths is not None else piece_lengths(steps, self.pieces, self.spacing)
+
+
+class Solution(NamedTuple):
+    """A schedule of pieces.
+
+    Attributes
+    ----------
+    log_rates : ndarray, shape (pieces,)
+    lengths : ndarray of int, shape (pieces,)
+    """
+
+    log_rates: Array
+    lengths: Lengths
+
+    @property
+    def steps(self) -> int:
+        """Of all pieces."""
+        return int(self.lengths.sum())
+
+    @property
+    def schedule(self) -> Schedule:
+        """As the learning rate of an optimizer."""
+        return piecewise(np.exp(self.log_rates), self.lengths)
+
+    def onto(self, lengths: Lengths) -> Array:
+        """Log rates of other pieces, which follow the same course."""
+        middles = [(np.cumsum(n) - 0.5 * n) / n.sum() for n in (lengths, self.lengths)]
+        return np.asarray(np.interp(middles[0], middles[1], self.log_rates))
